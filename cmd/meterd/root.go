@@ -54,6 +54,6 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration.`,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newVersionCommand())
+	root.AddCommand(newCheckConfigCommand(), newVersionCommand())
 	return root
 }

@@ -1,0 +1,220 @@
+package config
+
+import "time"
+
+// Config is the whole configuration. Field tags declare the key, its limits (min, max, oneof, pattern) and whether it is a path
+// (path:"yes", resolved against the file's directory); [Config.Validate] enforces them together with the rules across fields.
+type Config struct {
+	// DataDir holds the spool, the embedded engine's data and the dead letters.
+	DataDir    string     `path:"yes" required:"yes" toml:"data_dir"`
+	Server     Server     `toml:"server"`
+	Ingest     Ingest     `toml:"ingest"`
+	Spool      Spool      `toml:"spool"`
+	Loader     Loader     `toml:"loader"`
+	Store      Store      `toml:"store"`
+	Closing    Closing    `toml:"closing"`
+	Reporting  Reporting  `toml:"reporting"`
+	KooGallery KooGallery `toml:"koogallery"`
+	Telemetry  Telemetry  `toml:"telemetry"`
+	Meters     []Meter    `toml:"meters"`
+	Mappings   []Mapping  `toml:"mappings"`
+
+	warnings []string
+}
+
+// Server is the API's listener.
+type Server struct {
+	Listen            string   `required:"yes" toml:"listen"`
+	TLSCertFile       string   `path:"yes" toml:"tls_cert_file"`
+	TLSKeyFile        string   `path:"yes" toml:"tls_key_file"`
+	ClientCAFile      string   `path:"yes" toml:"client_ca_file"`
+	ReadHeaderTimeout Duration `max:"1m" min:"100ms" toml:"read_header_timeout"`
+	IdleTimeout       Duration `max:"1h" min:"1s" toml:"idle_timeout"`
+	RequestTimeout    Duration `max:"10m" min:"1s" toml:"request_timeout"`
+	ShutdownTimeout   Duration `max:"10m" min:"1s" toml:"shutdown_timeout"`
+	Keys              []Key    `toml:"keys"`
+}
+
+// Key is one API key. Exactly one of File and Env names where the key itself is.
+type Key struct {
+	Name   string   `toml:"name"`
+	File   string   `path:"yes" toml:"key_file"`
+	Env    string   `toml:"key_env"`
+	Scopes []string `toml:"scopes"`
+	// Value is the key, read from File or Env.
+	Value Secret `toml:"-"`
+}
+
+// The scopes of an API key.
+const (
+	ScopeIngest = "ingest" // send events
+	ScopeQuery  = "query"  // read usage and bill records
+	ScopeAdmin  = "admin"  // close windows, replay, operate
+)
+
+// Ingest bounds what the API takes.
+type Ingest struct {
+	MaxBody            Size     `max:"1GiB" min:"1KiB" toml:"max_body"`
+	MaxEvent           Size     `max:"16MiB" min:"256B" toml:"max_event"`
+	MaxBatch           int      `max:"1000000" min:"1" toml:"max_batch"`
+	MaxFuture          Duration `max:"1h" min:"0s" toml:"max_future"`
+	MaxAge             Duration `max:"87600h" min:"1h" toml:"max_age"`
+	Ack                string   `oneof:"spool store" toml:"ack"`
+	StreamChunkEvents  int      `max:"100000" min:"1" toml:"stream_chunk_events"`
+	StreamChunkDelay   Duration `max:"1m" min:"1ms" toml:"stream_chunk_delay"`
+	DeadLetterMaxBytes Size     `max:"1TiB" min:"0B" toml:"dead_letter_max"`
+}
+
+// Spool bounds the durable queue in front of the store.
+type Spool struct {
+	MaxBytes     Size `max:"1024TiB" min:"1MiB" toml:"max_bytes"`
+	SegmentBytes Size `max:"1GiB" min:"64KiB" toml:"segment_bytes"`
+}
+
+// Loader shapes the inserts into the store.
+type Loader struct {
+	BatchEvents int      `max:"10000000" min:"1" toml:"batch_events"`
+	BatchDelay  Duration `max:"1m" min:"10ms" toml:"batch_delay"`
+	Inserters   int      `max:"64" min:"1" toml:"inserters"`
+}
+
+// Store says where ClickHouse is: a child process (Embedded) or servers (Addrs).
+type Store struct {
+	Embedded          bool     `toml:"embedded"`
+	EngineLibrary     string   `path:"yes" toml:"engine_library"`
+	EngineConnections int      `max:"64" min:"1" toml:"engine_connections"`
+	Addrs             []string `toml:"addrs"`
+	Database          string   `pattern:"^[A-Za-z_][A-Za-z0-9_]{0,63}$" toml:"database"`
+	Username          string   `toml:"username"`
+	PasswordFile      string   `path:"yes" toml:"password_file"`
+	TLS               bool     `toml:"tls"`
+	TLSCAFile         string   `path:"yes" toml:"tls_ca_file"`
+	Cluster           string   `pattern:"^[A-Za-z0-9_.-]{0,64}$" toml:"cluster"`
+	DialTimeout       Duration `max:"5m" min:"100ms" toml:"dial_timeout"`
+	QueryTimeout      Duration `max:"1h" min:"1s" toml:"query_timeout"`
+	// Password comes from PasswordFile or METERD_STORE_PASSWORD.
+	Password Secret `toml:"-"`
+}
+
+// Closing says when a window is closed.
+type Closing struct {
+	Schedule        string   `required:"yes" toml:"schedule"`
+	Grace           Duration `max:"59m59s" min:"0s" toml:"grace"`
+	FlushTimeout    Duration `max:"1h" min:"1s" toml:"flush_timeout"`
+	StampedLookback Duration `max:"480h" min:"1h" toml:"stamped_lookback"`
+}
+
+// Reporting says how bill records are delivered.
+type Reporting struct {
+	Enabled         bool     `toml:"enabled"`
+	Marketplace     string   `oneof:"koogallery" toml:"marketplace"`
+	Seller          string   `pattern:"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$" toml:"seller"`
+	RetryMin        Duration `max:"10m" min:"10ms" toml:"retry_min"`
+	RetryMax        Duration `max:"1h" min:"10ms" toml:"retry_max"`
+	BreakerFailures int      `max:"1000" min:"1" toml:"breaker_failures"`
+	BreakerTimeout  Duration `max:"1h" min:"100ms" toml:"breaker_timeout"`
+}
+
+// KooGallery is the marketplace account.
+type KooGallery struct {
+	Site          string   `oneof:"china international europe" toml:"site"`
+	BaseURL       string   `toml:"base_url"`
+	AllowHTTP     bool     `toml:"allow_http"`
+	Fallback      bool     `toml:"fallback"`
+	API           string   `oneof:"new old" toml:"api"`
+	SellerKeyFile string   `path:"yes" toml:"seller_key_file"`
+	AccessKey     string   `toml:"access_key"`
+	SecretKeyFile string   `path:"yes" toml:"secret_key_file"`
+	Timeout       Duration `max:"5m" min:"1s" toml:"timeout"`
+	Spacing       Duration `max:"1m" min:"0s" toml:"spacing"`
+	MaxBatch      int      `max:"1000" min:"1" toml:"max_batch"`
+	CAFile        string   `path:"yes" toml:"ca_file"`
+	// SellerKey comes from SellerKeyFile or METERD_KOOGALLERY_SELLER_KEY, SecretKey from SecretKeyFile or
+	// METERD_KOOGALLERY_SECRET_KEY.
+	SellerKey Secret `toml:"-"`
+	SecretKey Secret `toml:"-"`
+}
+
+// Telemetry is what meterd says about itself.
+type Telemetry struct {
+	Listen       string  `toml:"listen"`
+	OTLPEndpoint string  `toml:"otlp_endpoint"`
+	TraceRatio   float64 `max:"1" min:"0" toml:"trace_ratio"`
+	LogLevel     string  `oneof:"debug info warn error" toml:"log_level"`
+	LogFormat    string  `oneof:"text json" toml:"log_format"`
+}
+
+// Meter declares a meter as written in the file; [Config.MeterList] converts it.
+type Meter struct {
+	Slug        string            `toml:"slug"`
+	Description string            `toml:"description"`
+	EventType   string            `toml:"event_type"`
+	Aggregation string            `toml:"aggregation"`
+	Value       string            `toml:"value"`
+	GroupBy     map[string]string `toml:"group_by"`
+	Unit        string            `toml:"unit"`
+	Scale       string            `toml:"scale"`
+	Billed      bool              `toml:"billed"`
+	Instance    string            `toml:"instance"`
+	ProductID   string            `toml:"product_id"`
+}
+
+// setDefaults gives a new entry of the list the values of the keys that are left out.
+func (m *Meter) setDefaults() {
+	m.Scale = "1"
+	m.Billed = true
+	m.Instance = "{subject}"
+}
+
+// Mapping gives the usage of one subject and meter to one instance of the marketplace.
+type Mapping struct {
+	Subject    string `toml:"subject"`
+	Meter      string `toml:"meter"`
+	InstanceID string `toml:"instance_id"`
+	ProductID  string `toml:"product_id"`
+}
+
+// Default returns the configuration of an empty file. It has no meters and no secrets, so it doesn't pass
+// [Config.Validate] by itself while reporting is enabled.
+func Default() Config {
+	return Config{
+		DataDir: "meterd-data",
+		Server: Server{
+			Listen:            "127.0.0.1:8080",
+			ReadHeaderTimeout: Duration(5 * time.Second),
+			IdleTimeout:       Duration(2 * time.Minute),
+			RequestTimeout:    Duration(30 * time.Second),
+			ShutdownTimeout:   Duration(30 * time.Second),
+		},
+		Ingest: Ingest{
+			MaxBody: 16 * MiB, MaxEvent: 256 * KiB, MaxBatch: 10000,
+			MaxFuture: Duration(10 * time.Minute), MaxAge: Duration(480 * time.Hour),
+			Ack:               "spool",
+			StreamChunkEvents: 1000, StreamChunkDelay: Duration(200 * time.Millisecond),
+			DeadLetterMaxBytes: 256 * MiB,
+		},
+		Spool:  Spool{MaxBytes: 8 * GiB, SegmentBytes: 64 * MiB},
+		Loader: Loader{BatchEvents: 100000, BatchDelay: Duration(time.Second), Inserters: 2},
+		Store: Store{
+			Embedded: true, EngineConnections: 4, Database: "meterd", Username: "default",
+			DialTimeout: Duration(5 * time.Second), QueryTimeout: Duration(time.Minute),
+		},
+		Closing: Closing{
+			Schedule: "5 * * * *", Grace: Duration(5 * time.Minute),
+			FlushTimeout: Duration(2 * time.Minute), StampedLookback: Duration(24 * time.Hour),
+		},
+		Reporting: Reporting{
+			Enabled: true, Marketplace: "koogallery", Seller: "default",
+			RetryMin: Duration(2 * time.Second), RetryMax: Duration(time.Minute),
+			BreakerFailures: 5, BreakerTimeout: Duration(30 * time.Second),
+		},
+		KooGallery: KooGallery{
+			Site: "china", Fallback: true, API: "new",
+			Timeout: Duration(30 * time.Second), Spacing: Duration(200 * time.Millisecond), MaxBatch: 1000,
+		},
+		Telemetry: Telemetry{Listen: "127.0.0.1:9464", LogLevel: "info", LogFormat: "text"},
+	}
+}
+
+// Warnings are findings that don't keep the configuration from being used, such as a secret that other users can read.
+func (c Config) Warnings() []string { return append([]string(nil), c.warnings...) }
