@@ -129,7 +129,11 @@ func setValue(v reflect.Value, raw any) error {
 				return u.UnmarshalText(strconv.AppendInt(nil, x, 10))
 			}
 		}
-		return fmt.Errorf("must be a text in quotes such as %q (got %s)", "5m", describe(raw))
+		example := "5m"
+		if v.Type() == reflect.TypeFor[Size]() {
+			example = "64KiB"
+		}
+		return fmt.Errorf("must be a text in quotes such as %q (got %s)", example, describe(raw))
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -3,7 +3,6 @@ package config
 import (
 	"bytes"
 	"errors"
-	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -20,7 +19,7 @@ type document struct {
 func parseDocument(text []byte) (document, *Fault) {
 	d := document{values: map[string]any{}, lines: map[string]int{}}
 	if err := toml.Unmarshal(text, &d.values); err != nil {
-		fault := &Fault{Message: err.Error()}
+		fault := &Fault{Message: strings.TrimPrefix(err.Error(), "toml: ")}
 		var decode *toml.DecodeError
 		if errors.As(err, &decode) {
 			fault.Line, _ = decode.Position()
@@ -34,6 +33,9 @@ func parseDocument(text []byte) (document, *Fault) {
 
 // line returns the line of a key, or of the nearest table around it; 0 if unknown.
 func (d document) line(key string) int {
+	if line, ok := d.lines[entryKey(key, 0)]; ok {
+		return line
+	}
 	for key != "" {
 		if line, ok := d.lines[key]; ok {
 			return line
@@ -62,7 +64,7 @@ func (d document) readLines(text []byte) {
 			} else {
 				arrays[path] = 0
 			}
-			table = path + "[" + strconv.Itoa(arrays[path]) + "]"
+			table = entryKey(path, arrays[path])
 			path = table
 		case unstable.KeyValue:
 			path, offset = keyPath(node, nil, table)
@@ -81,7 +83,7 @@ func keyPath(node *unstable.Node, arrays map[string]int, prefix string) (path st
 	path, offset = prefix, -1
 	for it := node.Key(); it.Next(); {
 		if n, ok := arrays[path]; ok {
-			path += "[" + strconv.Itoa(n) + "]"
+			path = entryKey(path, n)
 		}
 		part := it.Node()
 		if offset < 0 {

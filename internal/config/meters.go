@@ -48,7 +48,9 @@ func (m Meter) convert(at string, faults *Faults) meter.Meter {
 		}
 		out.GroupBy = append(out.GroupBy, meter.Dimension{Name: name, Path: path})
 	}
-	if out.Scale, err = meter.ParseQuantity([]byte(m.Scale)); err != nil {
+	if out.Scale, err = meter.ParseQuantity([]byte(m.Scale)); errors.Is(err, meter.ErrNegativeQuantity) {
+		report("scale", fmt.Errorf("must be positive (got %q)", shorten(m.Scale)))
+	} else if err != nil {
 		report("scale", fmt.Errorf("%w (got %q)", err, shorten(m.Scale)))
 	}
 	for _, err := range flatten(out.Validate()) {
@@ -109,6 +111,8 @@ func (c Config) checkMappings(faults *Faults) {
 		at := entryKey("mappings", i)
 		target, ok := meters[m.Meter]
 		switch {
+		case m.Meter == "":
+			faults.add(at+".meter", "is required")
 		case !ok:
 			faults.add(at+".meter", unknownMeter(m.Meter, slugs))
 		case !target.Billed:

@@ -71,14 +71,14 @@ func within(v reflect.Value, low, high string) bool {
 
 func (c Config) checkServer(faults *Faults) {
 	s := c.Server
-	checkAddress(faults, "server.listen", s.Listen)
+	addressOK := checkAddress(faults, "server.listen", s.Listen)
 	if (s.TLSCertFile == "") != (s.TLSKeyFile == "") {
 		faults.add("server.tls_cert_file", "tls_cert_file and tls_key_file must be given together")
 	}
 	if s.ClientCAFile != "" && s.TLSCertFile == "" {
 		faults.add("server.client_ca_file", "client certificates need tls_cert_file and tls_key_file")
 	}
-	if len(s.Keys) == 0 && s.Listen != "" && !isLoopback(s.Listen) {
+	if len(s.Keys) == 0 && addressOK && !isLoopback(s.Listen) {
 		faults.add("server.listen", fmt.Sprintf(
 			"without any [[server.keys]] the API listens on a loopback address only (got %q); add a key or use 127.0.0.1", shorten(s.Listen)))
 	}
@@ -243,10 +243,10 @@ func checkURL(faults *Faults, key, text string) *url.URL {
 	return nil
 }
 
-// checkAddress checks host:port. An empty host means all interfaces.
-func checkAddress(faults *Faults, key, addr string) {
+// checkAddress checks host:port and reports whether it is one. An empty host means all interfaces.
+func checkAddress(faults *Faults, key, addr string) bool {
 	if addr == "" {
-		return
+		return false
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err == nil {
@@ -255,6 +255,7 @@ func checkAddress(faults *Faults, key, addr string) {
 	if err != nil {
 		faults.add(key, fmt.Sprintf("must be host:port (got %q)", shorten(addr)))
 	}
+	return err == nil
 }
 
 // isLoopback reports whether host:port can be reached from this machine only.

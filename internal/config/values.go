@@ -55,9 +55,13 @@ func (s Size) String() string {
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText reads what [ParseSize] reads.
-func (s *Size) UnmarshalText(text []byte) (err error) {
-	*s, err = ParseSize(string(text))
-	return err
+func (s *Size) UnmarshalText(text []byte) error {
+	parsed, err := ParseSize(string(text))
+	if err != nil {
+		return err
+	}
+	*s = parsed
+	return nil
 }
 
 // Duration is a time.Duration, written "200ms", "30s", "5m" or "480h".
