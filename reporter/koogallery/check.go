@@ -1,0 +1,108 @@
+package koogallery
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meterd/meterd/meter"
+	"github.com/meterd/meterd/reporter"
+)
+
+// Limits of the protocol (KooGallery usage push, sections 1.3 and 1.7).
+const (
+	// MaxRecords is the largest number of records in one call.
+	MaxRecords = 1000
+	// MaxAge is how far in the past the begin of a record may lie.
+	MaxAge = 21 * 24 * time.Hour
+
+	maxIDLen      = 64
+	quantityScale = 4
+)
+
+// maxQuantity is the largest amount of one record: Double(12,4) read as 8 digits before and 4 after the point.
+func maxQuantity() meter.Quantity { return meter.NewQuantity(999_999_999_999, -quantityScale) }
+
+// Check reports every reason why r can't be sent, in one error; nil if it can. The age of the record is not looked at:
+// it depends on when it is sent.
+func (c *Client) Check(r reporter.UsageRecord) error {
+	errs := []error{
+		checkID("instance id", r.InstanceID, true),
+		checkID("package", r.Package, false),
+	}
+	if c.api == APIOld {
+		errs = append(errs, checkID("product id", r.ProductID, true))
+	} else {
+		errs = append(errs, checkID("metering_sn", string(r.SN), true))
+	}
+	errs = append(errs, checkTimes(r), checkQuantity(r.Quantity))
+	return errors.Join(errs...)
+}
+
+// checkID allows printable ASCII without quotes and backslashes: then no serializer has anything to escape, and the
+// signature can't depend on how it would.
+func checkID(name, value string, mandatory bool) error {
+	if value == "" {
+		if mandatory {
+			return fmt.Errorf("%s: missing", name)
+		}
+		return nil
+	}
+	if len(value) > maxIDLen {
+		return fmt.Errorf("%s: longer than %d characters (got %d)", name, maxIDLen, len(value))
+	}
+	for i := range len(value) {
+		if c := value[i]; c < ' ' || c > '~' || c == '"' || c == '\'' || c == '\\' {
+			return fmt.Errorf("%s: only printable ASCII without quotes and backslashes is allowed (got %q)", name, value)
+		}
+	}
+	return nil
+}
+
+// checkTimes demands what the marketplace demands of a record: begin before end, end not after the record's time, and
+// times that the wire format, whole seconds in four-digit years, can carry unchanged.
+func checkTimes(r reporter.UsageRecord) error {
+	begin, end := r.Window.Start, r.Window.End
+	for _, t := range []struct {
+		name string
+		at   time.Time
+	}{{"begin", begin}, {"end", end}, {"record time", r.RecordTime}} {
+		if year := t.at.UTC().Year(); t.at.IsZero() || year < 1970 || year > 9999 {
+			return fmt.Errorf("%s: missing or out of range (got %s)", t.name, t.at.UTC().Format(time.RFC3339))
+		}
+	}
+	switch {
+	case begin.Nanosecond() != 0 || end.Nanosecond() != 0:
+		return fmt.Errorf("window: begin and end must be whole seconds (got %s to %s)",
+			begin.UTC().Format(time.RFC3339Nano), end.UTC().Format(time.RFC3339Nano))
+	case !begin.Before(end):
+		return fmt.Errorf("window: begin must be before end (got %s)", r.Window)
+	case r.RecordTime.Before(end):
+		return fmt.Errorf("record time: before the window's end (got %s, window %s)",
+			r.RecordTime.UTC().Format(time.RFC3339), r.Window)
+	}
+	return nil
+}
+
+// checkQuantity demands a positive amount of at most 12 digits, 4 of them after the point.
+func checkQuantity(q meter.Quantity) error {
+	switch {
+	case q.Sign() <= 0:
+		return fmt.Errorf("quantity: must be above zero (got %s); nothing is reported for an idle window", clip(q.String()))
+	case q.Cmp(maxQuantity()) > 0:
+		return fmt.Errorf("quantity: above %s (got %s); bill a larger unit by setting the meter's scale",
+			maxQuantity(), clip(q.String()))
+	case !q.Decimal().Equal(q.Decimal().Truncate(quantityScale)):
+		return fmt.Errorf("quantity: more than %d decimals (got %s)", quantityScale, clip(q.String()))
+	}
+	return nil
+}
+
+// clip keeps an error short whatever the amount.
+func clip(s string) string {
+	const limit = 60
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}
