@@ -1,5 +1,5 @@
-// Package clock holds the two clocks of the daemon: the machine's, and one that can be moved ahead, for demonstrations and
-// tests that must not wait for an hour to end.
+// Package clock holds a clock that can be moved ahead, for demonstrations and tests that must not wait for an hour to end.
+// The machine's clock is reporter.SystemClock.
 package clock
 
 import (
@@ -7,17 +7,6 @@ import (
 	"sync"
 	"time"
 )
-
-// System is the machine's clock, in UTC. The zero value is ready to use.
-type System struct{}
-
-// Now returns the current time.
-func (System) Now() time.Time { return time.Now().UTC() } //nolint:forbidigo // this is the one clock everything else is given
-
-// WaitUntil returns nil once t has come, or the context's error.
-func (System) WaitUntil(ctx context.Context, t time.Time) error {
-	return wait(ctx, time.Until(t), nil)
-}
 
 // Shifted runs as fast as the machine's clock, ahead of it or behind it, and jumps when told to. It never goes back.
 // Use NewShifted.
