@@ -80,7 +80,7 @@ func flatten(err error) []error {
 }
 
 func (c Config) checkMeters(faults *Faults) {
-	slugs := map[string]int{}
+	slugs, templates := map[string]int{}, map[string]int{}
 	for i, m := range c.Meters {
 		at := entryKey("meters", i)
 		m.convert(at, faults)
@@ -89,7 +89,21 @@ func (c Config) checkMeters(faults *Faults) {
 		} else {
 			slugs[m.Slug] = i
 		}
-		if c.needsProducts() && m.Billed && m.Instance != "" && m.ProductID == "" {
+		if !m.Billed || m.Instance == "" {
+			continue
+		}
+		// The marketplace takes one record per instance and hour: a second one would be discarded.
+		if first, ok := templates[m.Instance]; ok {
+			faults.add(at+".instance", fmt.Sprintf("%q is the instance of %s already, and an instance bills one meter; use another "+
+				"template such as \"{subject}-%s\", or \"\" with [[mappings]], or billed = false",
+				shorten(m.Instance), entryKey("meters", first), shorten(m.Slug)))
+		} else {
+			templates[m.Instance] = i
+		}
+		if !strings.Contains(m.Instance, "{subject}") {
+			faults.add(at+".instance", fmt.Sprintf("needs {subject}, or every subject would be billed to one instance (got %q)", shorten(m.Instance)))
+		}
+		if c.needsProducts() && m.ProductID == "" {
 			faults.add(at+".product_id", "koogallery.api = \"old\" needs the product id of every billed meter")
 		}
 	}
@@ -173,19 +187,6 @@ func (c Config) findWarnings() []string {
 	}
 	if c.Reporting.Enabled && c.Ingest.MaxAge.Std() > marketplaceMaxAge {
 		warnings = append(warnings, "ingest.max_age: the marketplace takes nothing older than 504h; older usage can't be billed")
-	}
-	templates := map[string]string{}
-	for _, m := range c.Meters {
-		if !m.Billed || m.Instance == "" {
-			continue
-		}
-		if other, ok := templates[m.Instance]; ok {
-			warnings = append(warnings, fmt.Sprintf(
-				"meters: %s and %s have the same instance %q; a subject that uses both is held, because an instance bills one meter",
-				other, m.Slug, m.Instance))
-			continue
-		}
-		templates[m.Instance] = m.Slug
 	}
 	return warnings
 }
