@@ -128,3 +128,7 @@ type IngestStats struct {
 
 // Stats returns the counts; it is cheap enough to be called on every scrape.
 func (in *Ingester) Stats() IngestStats { return IngestStats{} }
+
+type scratch struct{}
+
+var errNotImplemented = errors.New("not implemented")

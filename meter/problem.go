@@ -16,15 +16,16 @@ const (
 	ReasonTooDeep       Reason = "nested_too_deeply" // more than MaxDepth levels
 
 	// One event's attributes.
-	ReasonMissing       Reason = "missing_attribute"        // id, source, type or subject is absent, null or empty
-	ReasonWrongType     Reason = "wrong_type"               // the attribute isn't a string, or an extension isn't a scalar
-	ReasonTooLong       Reason = "too_long"                 // the attribute is longer than MaxAttribute bytes
-	ReasonCharacters    Reason = "invalid_characters"       // a control or unprintable character in an attribute
-	ReasonAttributeName Reason = "invalid_attribute_name"   // not a CloudEvents attribute name, or one in the wrong case
-	ReasonSpecVersion   Reason = "unsupported_spec_version" // specversion is not 1.0
-	ReasonTime          Reason = "invalid_time"             // time is not RFC 3339 or out of range
-	ReasonContentType   Reason = "unsupported_data_type"    // data that isn't JSON
-	ReasonData          Reason = "invalid_data"             // data_base64 isn't base64 of JSON, or both data and data_base64
+	ReasonMissing           Reason = "missing_attribute"        // id, source, type or subject is absent, null or empty
+	ReasonWrongType         Reason = "wrong_type"               // the attribute isn't a string, or an extension isn't a scalar
+	ReasonTooLong           Reason = "too_long"                 // the attribute is longer than MaxAttribute bytes
+	ReasonCharacters        Reason = "invalid_characters"       // a control or unprintable character in an attribute
+	ReasonAttributeName     Reason = "invalid_attribute_name"   // not a CloudEvents attribute name, or one in the wrong case
+	ReasonTooManyAttributes Reason = "too_many_attributes"      // more attributes in headers than any real event has
+	ReasonSpecVersion       Reason = "unsupported_spec_version" // specversion is not 1.0
+	ReasonTime              Reason = "invalid_time"             // time is not RFC 3339 or out of range
+	ReasonContentType       Reason = "unsupported_data_type"    // data that isn't JSON
+	ReasonData              Reason = "invalid_data"             // data_base64 isn't base64 of JSON, or both data and data_base64
 
 	// Rules of this service.
 	ReasonTimeInFuture Reason = "time_in_future" // later than now + the permitted clock skew
