@@ -290,6 +290,8 @@ func (c *Client) annotate(res *reporter.Result, out outcome) {
 		res.Message = fmt.Sprintf("HTTP %d without a result code: %s", out.status, res.Message)
 	} else if res.Class == reporter.ClassUnknown {
 		res.Message = fmt.Sprintf("HTTP %d contradicts the result code: %s", out.status, res.Message)
+	} else if res.Message == "" {
+		res.Message = fmt.Sprintf("HTTP %d", out.status)
 	}
 	if res.Class == reporter.ClassMisconfigured {
 		if out.status/100 == 3 {

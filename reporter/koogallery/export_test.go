@@ -24,6 +24,8 @@ var (
 	Canonical   = sdkCanonicalRequest
 	SiteURLs    = siteURLs
 	ToNewRecord = toNewRecord
+
+	LoopbackControl = loopbackControl
 )
 
 // NewRecord is a wire record of the new push.
