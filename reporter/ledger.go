@@ -71,6 +71,20 @@ type DeliveryBooks interface {
 	SettleWindow(ctx context.Context, c WindowClose) error
 }
 
+// VersionReader is implemented by books that can tell which versions were used for a window, closed or not. A [Closer]
+// whose books implement it never reuses a version that an interrupted close left behind, even when the clock was set back
+// in between.
+type VersionReader interface {
+	// HighestVersion returns the highest version under which usage or records of w were written; 0 when there are none.
+	HighestVersion(ctx context.Context, w meter.Window) (uint64, error)
+}
+
+// DueCounter is implemented by books that can count due records without reading them.
+type DueCounter interface {
+	// CountDue returns the number of due records of closed windows.
+	CountDue(ctx context.Context) (uint64, error)
+}
+
 // RecordFilter selects bill records for reading. Zero fields select everything.
 type RecordFilter struct {
 	SN         MeteringSN

@@ -42,6 +42,17 @@ const (
 	ClassMisconfigured
 )
 
+var classNames = map[Class]string{
+	ClassAccepted: "accepted", ClassUnavailable: "unavailable", ClassUnknown: "unknown", ClassRecordBad: "record_bad",
+	ClassRecordExpired: "record_expired", ClassBatchTooLarge: "batch_too_large", ClassMisconfigured: "misconfigured",
+}
+
+// String is the name of the class in logs and metrics; "" for a value that is no class.
+func (c Class) String() string { return classNames[c] }
+
+// Sick reports whether the answer counts towards the breaker.
+func (c Class) Sick() bool { return c == ClassUnavailable || c == ClassUnknown }
+
 // Result is the marketplace's answer to one batch.
 type Result struct {
 	Class       Class
@@ -57,7 +68,13 @@ type Result struct {
 }
 
 // Refusal is why one record was refused.
-type Refusal struct{ Code, Message string }
+type Refusal struct {
+	Code, Message string
+	// Duplicate says that the marketplace refused the record because it already holds one of this number, or of this
+	// instance and window. After an earlier attempt for the same record that means that the attempt arrived, and the
+	// record counts as accepted; at the first attempt somebody else reported the window, and a person must look.
+	Duplicate bool
+}
 
 // Limits are the marketplace's rules that shape records and batches.
 type Limits struct {
@@ -67,14 +84,19 @@ type Limits struct {
 	MaxAge      time.Duration  // begin of a record must not be older than this
 }
 
-// Marketplace is a place to report usage to.
-type Marketplace interface {
-	// Name names the marketplace in logs, metrics and the ledger.
-	Name() string
+// Rules are what a marketplace demands of records, as far as it can be told without sending anything.
+type Rules interface {
 	// Limits are constant.
 	Limits() Limits
 	// Check reports why a record can't be sent at all (format, length, range), without sending anything.
 	Check(r UsageRecord) error
+}
+
+// Marketplace is a place to report usage to.
+type Marketplace interface {
+	Rules
+	// Name names the marketplace in logs, metrics and the ledger.
+	Name() string
 	// Push sends one batch of at most Limits.MaxBatch records, which all passed Check. It makes one call (plus one to a
 	// fallback address if the first could not even be connected) and never retries by itself. Push always returns a Result;
 	// ctx bounds the call.

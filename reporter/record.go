@@ -78,6 +78,23 @@ type BillRecord struct {
 	Last Transition
 }
 
+// Identity returns what the record's number depends on: r.SN equals r.Identity().SN() for every record.
+func (r BillRecord) Identity() RecordIdentity {
+	return RecordIdentity{
+		Seller: r.Seller, InstanceID: r.InstanceID, Window: r.Window, Revision: r.Revision,
+		Subject: r.Subject, Meter: r.Meter,
+	}
+}
+
+// UsageRecord is what the marketplace is told. It depends on nothing but the stored record, so that every attempt, after
+// whatever restart, sends the same bytes.
+func (r BillRecord) UsageRecord() UsageRecord {
+	return UsageRecord{
+		SN: r.SN, InstanceID: r.InstanceID, ProductID: r.ProductID, Window: r.Window, RecordTime: r.RecordTime,
+		Quantity: r.Billed, Package: r.Package,
+	}
+}
+
 // Transition is one appended row in the life of a bill record.
 type Transition struct {
 	SN      MeteringSN

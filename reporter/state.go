@@ -74,6 +74,16 @@ func (s State) String() string { return stateNames[s] }
 // MarshalText writes [State.String].
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads what [State.MarshalText] writes.
+func (s *State) UnmarshalText(text []byte) error {
+	parsed, err := ParseState(string(text))
+	if err != nil {
+		return err
+	}
+	*s = parsed
+	return nil
+}
+
 // ParseState reads a name.
 func ParseState(name string) (State, error) {
 	for s, n := range stateNames {

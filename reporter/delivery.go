@@ -1,0 +1,471 @@
+package reporter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// pass is one delivery pass.
+type pass struct {
+	r         *Reporter
+	sum       PassSummary
+	isolation int       // calls left for finding bad records
+	sick      int       // sick answers in a row
+	notBefore time.Time // the next call must wait until then
+}
+
+// run makes the pass.
+func (p *pass) run(ctx context.Context) error {
+	counts, err := p.r.flushUnwritten(ctx)
+	if err != nil {
+		return err
+	}
+	p.count(counts)
+	windows, err := p.r.o.Books.UnsettledWindows(ctx)
+	if err != nil {
+		return fmt.Errorf("read unsettled windows: %w", err)
+	}
+	p.sum.Windows = len(windows)
+	for i, c := range windows {
+		if p.sum.Stopped == StopNone && ctx.Err() != nil {
+			p.stop(StopShutdown, time.Time{})
+		}
+		if p.sum.Stopped != StopNone {
+			p.unfinished(c, c.Records)
+			continue
+		}
+		if err := p.window(ctx, c); err != nil {
+			for _, rest := range windows[i:] {
+				p.unfinished(rest, rest.Records)
+			}
+			return fmt.Errorf("window %s: %w", c.Window, err)
+		}
+	}
+	p.countDue(ctx)
+	if p.sum.Calls > 0 || p.sum.Stopped != StopNone {
+		p.r.log.Info("delivery pass done", "windows", p.sum.Windows, "settled", p.sum.Settled, "calls", p.sum.Calls,
+			"accepted", p.sum.Accepted, "rejected", p.sum.Rejected, "expired", p.sum.Expired, "held", p.sum.Held,
+			"due_left", p.sum.DueLeft, "stopped", p.sum.Stopped)
+	}
+	return nil
+}
+
+// stop ends the pass; the reason that came first stays.
+func (p *pass) stop(reason StopReason, retryAt time.Time) {
+	if p.sum.Stopped == StopNone {
+		p.sum.Stopped, p.sum.RetryAt = reason, retryAt
+	}
+}
+
+// unfinished counts a window that has records left to send.
+func (p *pass) unfinished(c WindowClose, due uint64) {
+	p.sum.Unsettled++
+	p.sum.DueLeft += due
+	if p.sum.OldestDue.IsZero() {
+		p.sum.OldestDue = c.Window
+	}
+	p.sum.NewestDue = c.Window
+}
+
+// countDue replaces the estimate of a pass that stopped early by the true number, if the books can tell.
+func (p *pass) countDue(ctx context.Context) {
+	counter, ok := p.r.o.Books.(DueCounter)
+	if !ok || p.sum.Stopped == StopNone || p.sum.Stopped == StopShutdown {
+		return
+	}
+	n, err := counter.CountDue(ctx)
+	if err != nil {
+		p.r.log.Warn("count of due records is an estimate", "err", err)
+		return
+	}
+	p.sum.DueLeft = n
+}
+
+// window sends what is due of one closed window and settles it when nothing is left.
+func (p *pass) window(ctx context.Context, c WindowClose) error {
+	var left uint64
+	for after := MeteringSN(""); p.sum.Stopped == StopNone; {
+		recs, err := p.r.o.Books.DueRecords(ctx, c, after, p.r.o.PageSize)
+		if err != nil {
+			return fmt.Errorf("read due records: %w", err)
+		}
+		if len(recs) == 0 {
+			break
+		}
+		after = recs[len(recs)-1].SN
+		if err := p.page(ctx, recs); err != nil {
+			return err
+		}
+		for i := range recs {
+			if recs[i].Last.State.Due() {
+				left++
+			}
+		}
+	}
+	if p.sum.Stopped != StopNone {
+		p.unfinished(c, max(left, c.Records)) // pages behind the stop were not read
+		return nil
+	}
+	if left > 0 {
+		p.unfinished(c, left)
+		return nil
+	}
+	return p.settle(ctx, c)
+}
+
+// settle settles the window, unless something is due after all: settling what is due would lose it.
+func (p *pass) settle(ctx context.Context, c WindowClose) error {
+	recs, err := p.r.o.Books.DueRecords(ctx, c, "", 1)
+	if err != nil {
+		return fmt.Errorf("read due records: %w", err)
+	}
+	if len(recs) > 0 {
+		p.unfinished(c, 1)
+		return nil
+	}
+	c.SettledAt = p.r.o.Clock.Now().UTC()
+	if err := p.r.o.Books.SettleWindow(ctx, c); err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	p.sum.Settled++
+	p.r.log.Info("window settled", "window_start", c.Window.Start, "records", c.Records)
+	return nil
+}
+
+// page handles one page of due records.
+func (p *pass) page(ctx context.Context, recs []BillRecord) error {
+	if err := p.recoverSending(ctx, recs); err != nil {
+		return err
+	}
+	if err := p.triage(ctx, recs); err != nil {
+		return err
+	}
+	return p.send(ctx, recs)
+}
+
+// recoverSending marks records whose call was never concluded: the process ended, or the outcome could not be written.
+// No call is under way now, because passes run one at a time.
+func (p *pass) recoverSending(ctx context.Context, recs []BillRecord) error {
+	var changes []change
+	for i := range recs {
+		if recs[i].Last.State == StateSending {
+			changes = append(changes, change{
+				rec: &recs[i], state: StateUnknown, code: recs[i].Last.Code, message: "the call was interrupted; its answer is not known",
+			})
+		}
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	p.r.log.Warn("records found in state sending, they are sent again with the same number", "batch_size", len(changes))
+	return p.r.commit(ctx, changes, false)
+}
+
+// triage takes the records that can't be sent any more out of the due states.
+func (p *pass) triage(ctx context.Context, recs []BillRecord) error {
+	limits := p.r.o.Marketplace.Limits()
+	now := p.r.o.Clock.Now()
+	var changes []change
+	var expired, held int
+	for i := range recs {
+		rec := &recs[i]
+		if age := now.Sub(rec.Window.Start); limits.MaxAge > 0 && age > limits.MaxAge+p.r.o.ExpiryMargin {
+			changes = append(changes, change{rec: rec, state: StateExpired, message: expiryMessage(*rec, limits.MaxAge)})
+			expired++
+		} else if err := checkRecord(p.r.o.Marketplace, *rec); err != nil {
+			changes = append(changes, change{rec: rec, state: StateHeld, message: err.Error()})
+			held++
+		}
+	}
+	if err := p.r.commit(ctx, changes, false); err != nil {
+		return err
+	}
+	p.sum.Expired += expired
+	p.sum.Held += held
+	return nil
+}
+
+// expiryMessage explains why a record was given up.
+func expiryMessage(rec BillRecord, maxAge time.Duration) string {
+	text := fmt.Sprintf("the marketplace takes nothing that began more than %s ago", maxAge)
+	if rec.Last.State == StateUnknown {
+		text += "; an earlier attempt may have arrived, look it up in the marketplace's own books"
+	}
+	return text
+}
+
+// segment is a run of records that go out together.
+type segment struct {
+	recs []BillRecord
+	// depth is how often the refused batch it comes from was cut in two; 0 for records not under suspicion.
+	depth int
+	// half links the two halves of a refused batch; left is set on the first one.
+	half *halves
+	left bool
+}
+
+// halves tells the second half of a refused batch what became of the first.
+type halves struct{ firstClean bool }
+
+// send sends the due ones of recs, in order, in batches. It changes the records in place.
+func (p *pass) send(ctx context.Context, recs []BillRecord) error {
+	stack := dueRuns(recs)
+	for len(stack) > 0 && p.sum.Stopped == StopNone {
+		seg := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if seg.depth > 0 && p.isolation <= 0 {
+			continue // stays due, for the next pass
+		}
+		if seg.half != nil && !seg.left && seg.half.firstClean && len(seg.recs) > 1 {
+			// The whole was refused and the first half is clean: the bad record is in here, no need to ask.
+			stack = append(stack, seg.split()...)
+			continue
+		}
+		stack = p.cut(&seg, stack)
+		class, err := p.call(ctx, seg)
+		if err != nil {
+			return err
+		}
+		switch class {
+		case ClassAccepted:
+			if seg.half != nil && seg.left {
+				seg.half.firstClean = true
+			}
+		case ClassRecordBad, ClassRecordExpired:
+			if len(seg.recs) > 1 && p.isolation > 0 {
+				stack = append(stack, seg.split()...)
+			}
+		case ClassBatchTooLarge:
+			if len(seg.recs) > 1 {
+				stack = append(stack, segment{recs: seg.recs}) // cut by the lower limit
+			}
+		case ClassUnavailable, ClassUnknown, ClassMisconfigured:
+		}
+	}
+	return nil
+}
+
+// dueRuns returns the runs of due records, the first on top of the stack.
+func dueRuns(recs []BillRecord) []segment {
+	var runs []segment
+	for end := len(recs); end > 0; {
+		if !recs[end-1].Last.State.Due() {
+			end--
+			continue
+		}
+		start := end - 1
+		for start > 0 && recs[start-1].Last.State.Due() {
+			start--
+		}
+		runs = append(runs, segment{recs: recs[start:end]})
+		end = start
+	}
+	return runs
+}
+
+// split cuts a refused segment in two halves, the first on top of the stack.
+func (s segment) split() []segment {
+	mid := len(s.recs) / 2
+	both := &halves{}
+	return []segment{
+		{recs: s.recs[mid:], depth: s.depth + 1, half: both},
+		{recs: s.recs[:mid], depth: s.depth + 1, half: both, left: true},
+	}
+}
+
+// cut shortens the segment to what one batch may carry now and puts the rest back on the stack.
+func (p *pass) cut(seg *segment, stack []segment) []segment {
+	n := p.r.suspects.limit(seg.recs, p.r.batchLimit)
+	if p.r.probing() {
+		n = 1
+	}
+	if n >= len(seg.recs) {
+		return stack
+	}
+	stack = append(stack, segment{recs: seg.recs[n:], depth: seg.depth})
+	// What becomes of a part says nothing about the other half.
+	*seg = segment{recs: seg.recs[:n], depth: seg.depth}
+	return stack
+}
+
+// call makes one call: state sending durable before it, the outcome durable after it. The class is 0 when no call was made
+// because the pass stopped.
+func (p *pass) call(ctx context.Context, seg segment) (Class, error) {
+	recs := seg.recs
+	if err := p.wait(ctx); err != nil {
+		p.stop(StopShutdown, time.Time{})
+		return 0, nil //nolint:nilerr // an orderly stop
+	}
+	done, err := p.r.breaker.allow()
+	if err != nil {
+		p.stop(StopBreaker, p.r.breaker.retryAt())
+		return 0, nil //nolint:nilerr // the breaker's refusal is the pass's end, not its failure
+	}
+	var class Class
+	defer func() { done(class) }() // whatever happens below, the breaker must not wait for ever for an answer
+
+	origin := make([]State, len(recs))
+	changes := make([]change, len(recs))
+	batch := make([]UsageRecord, len(recs))
+	for i := range recs {
+		origin[i] = recs[i].Last.State
+		changes[i] = change{rec: &recs[i], state: StateSending}
+		batch[i] = recs[i].UsageRecord()
+	}
+	if err := p.r.commit(ctx, changes, false); err != nil {
+		return 0, err
+	}
+	res := p.r.push(ctx, batch)
+	class = res.Class
+	p.sum.Calls++
+	if seg.depth > 0 {
+		p.isolation--
+	}
+	return class, p.conclude(ctx, recs, origin, res)
+}
+
+// wait keeps the distance that sick answers in this pass ask for. Nothing is waited for once the breaker is open.
+func (p *pass) wait(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if p.notBefore.IsZero() || p.r.breaker.state() == BreakerOpen {
+		return nil
+	}
+	return p.r.o.Clock.WaitUntil(ctx, p.notBefore)
+}
+
+// push makes the call. It outlives the end of ctx by DrainTimeout at most, and a panic counts as "no usable answer".
+func (r *Reporter) push(ctx context.Context, batch []UsageRecord) (res Result) {
+	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.PushTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		drain := time.AfterFunc(r.o.DrainTimeout, cancel)
+		context.AfterFunc(callCtx, func() { drain.Stop() })
+	})()
+	defer func() {
+		if v := recover(); v != nil {
+			r.log.Error("the marketplace client panicked; the batch counts as sent without answer", "panic", fmt.Sprint(v))
+			res = Result{Class: ClassUnknown, Message: "internal error in the marketplace client"}
+		}
+	}()
+	res = r.o.Marketplace.Push(callCtx, batch)
+	if res.Class.String() == "" {
+		res.Message = fmt.Sprintf("answer of no known class (%d): %s", res.Class, res.Message)
+		res.Class = ClassUnknown
+	}
+	return res
+}
+
+// conclude writes down what the answer means for each record, and draws the consequences for the pass.
+func (p *pass) conclude(ctx context.Context, recs []BillRecord, origin []State, res Result) error {
+	changes := make([]change, len(recs))
+	counts := map[State]int{}
+	for i := range recs {
+		changes[i] = outcome(&recs[i], origin[i], &res, len(recs))
+		counts[changes[i].state]++
+	}
+	p.logCall(ctx, res, len(recs), counts)
+	p.r.o.Observer.CallDone(Call{
+		Marketplace: p.r.o.Marketplace.Name(), Endpoint: res.Endpoint, Class: res.Class, Code: res.Code, Records: len(recs),
+		Latency: res.Latency,
+	})
+	p.r.judge(res)
+	p.learn(recs, res)
+	// The outcome is written even when ctx has ended in the meantime.
+	writeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.r.o.PushTimeout)
+	defer cancel()
+	if err := p.r.commit(writeCtx, changes, true); err != nil {
+		return err
+	}
+	p.count(counts)
+	return nil
+}
+
+// count adds records that left the due states by a call.
+func (p *pass) count(counts map[State]int) {
+	p.sum.Accepted += counts[StateAccepted]
+	p.sum.Rejected += counts[StateRejected]
+	p.sum.Expired += counts[StateExpired]
+}
+
+// outcome is what the answer means for one record of a batch of the given size.
+func outcome(rec *BillRecord, origin State, res *Result, batch int) change {
+	ch := change{rec: rec, call: res, code: res.Code, message: res.Message}
+	// Back to where it was: a record that may have arrived earlier stays unknown, whatever this call says about itself.
+	ch.state = StatePending
+	if origin == StateUnknown {
+		ch.state = StateUnknown
+	}
+	switch res.Class {
+	case ClassAccepted:
+		ch.state = StateAccepted
+		if refusal, refused := res.Refused[rec.SN]; refused {
+			ch.code, ch.message = refusal.Code, refusal.Message
+			if !refusal.Duplicate || rec.Last.Attempt < 2 {
+				ch.state = StateRejected
+			}
+		}
+	case ClassUnknown:
+		ch.state = StateUnknown
+	case ClassRecordBad, ClassBatchTooLarge:
+		if batch == 1 {
+			ch.state = StateRejected
+		}
+	case ClassRecordExpired:
+		if batch == 1 {
+			ch.state = StateExpired
+		}
+	case ClassUnavailable, ClassMisconfigured:
+	}
+	return ch
+}
+
+// learn draws the consequences of an answer for the calls that follow.
+func (p *pass) learn(recs []BillRecord, res Result) {
+	now := p.r.o.Clock.Now()
+	if !res.Class.Sick() {
+		p.sick, p.notBefore = 0, time.Time{}
+		p.r.suspects.answered(recs)
+	}
+	switch res.Class {
+	case ClassUnavailable, ClassUnknown:
+		p.sick++
+		p.notBefore = now.Add(p.r.o.Backoff.Delay(p.sick, p.r.o.Random))
+		p.r.suspects.failed(recs)
+		if res.RetryAfter > 0 {
+			p.stop(StopThrottled, now.Add(res.RetryAfter))
+		}
+	case ClassMisconfigured:
+		p.stop(StopMisconfigured, time.Time{})
+	case ClassBatchTooLarge:
+		if half := max(1, len(recs)/2); half < p.r.batchLimit {
+			p.r.batchLimit = half
+			p.r.log.Warn("the marketplace takes smaller batches than configured", "batch_size", half)
+		}
+	case ClassAccepted, ClassRecordBad, ClassRecordExpired:
+	}
+	known := 0
+	for i := range recs {
+		if _, ok := res.Refused[recs[i].SN]; ok {
+			known++
+		}
+	}
+	if known < len(res.Refused) {
+		p.r.log.Warn("the marketplace refused records that were not in the batch", "count", len(res.Refused)-known)
+	}
+}
+
+// logCall writes the one line per call.
+func (p *pass) logCall(ctx context.Context, res Result, records int, counts map[State]int) {
+	level := slog.LevelInfo
+	if res.Class != ClassAccepted {
+		level = slog.LevelWarn
+	}
+	p.r.log.Log(ctx, level, "batch sent", "batch_size", records, "class", res.Class.String(), "code", res.Code,
+		"reason", res.Message, "status", res.Status, "endpoint", res.Endpoint, "latency", res.Latency,
+		"accepted", counts[StateAccepted], "rejected", counts[StateRejected], "expired", counts[StateExpired],
+		"pending", counts[StatePending], "unknown", counts[StateUnknown])
+}
