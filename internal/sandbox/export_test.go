@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 )
 
@@ -44,3 +45,6 @@ func FormatUnits(units int64) string { return formatUnits(units) }
 func ReplayState(s *Sandbox, text []byte) (good, size int64, err error) {
 	return replay(bytes.NewReader(text), s.apply)
 }
+
+// StateLine puts a good checksum in front of an event's JSON.
+func StateLine(body []byte) string { return fmt.Sprintf("%08x %s", checksum(body), body) }

@@ -79,6 +79,10 @@ func openStateLog(path string, sync bool, logger *slog.Logger, apply func(event)
 	if err != nil {
 		return nil, fmt.Errorf("open state log: %w", err)
 	}
+	// A device or a pipe could be endless to read.
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("open state log: %s is not a regular file", path), err, file.Close())
+	}
 	l := &stateLog{file: file, sync: sync}
 	if err := l.load(logger, apply); err != nil {
 		return nil, errors.Join(fmt.Errorf("state log %s: %w", path, err), file.Close())
@@ -109,7 +113,7 @@ func (l *stateLog) load(logger *slog.Logger, apply func(event) error) error {
 func replay(file io.Reader, apply func(event) error) (good, size int64, err error) {
 	reader := bufio.NewReaderSize(file, 1<<20)
 	for {
-		line, readErr := reader.ReadBytes('\n')
+		line, readErr := readLine(reader)
 		if readErr != nil && !errors.Is(readErr, io.EOF) {
 			return good, size, fmt.Errorf("read at offset %d: %w", good, readErr)
 		}
@@ -131,6 +135,24 @@ func replay(file io.Reader, apply func(event) error) (good, size int64, err erro
 			return good, size, fmt.Errorf("event at offset %d: %w", good, err)
 		}
 		good = size
+	}
+}
+
+// maxStateLine bounds a line in bytes. The longest is a declaration of as many instances as one request may hold.
+const maxStateLine = 4 * maxAdminBody
+
+// readLine reads up to and including the next newline, or to the end of the file with io.EOF.
+func readLine(reader *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := reader.ReadSlice('\n')
+		line = append(line, part...)
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
+		}
+		if len(line) > maxStateLine {
+			return nil, fmt.Errorf("a line has more than %d bytes; this is no state log", maxStateLine)
+		}
 	}
 }
 
