@@ -63,6 +63,7 @@ const keepCapacity = 1 << 20
 // Release empties the batch and returns it to the pool. Its events and verdicts must not be used afterwards.
 func (b *Batch) Release() {
 	b.clear()
+	b.verdict.release()
 	if cap(b.arena) > keepCapacity || cap(b.extensions) > keepCapacity || cap(b.Events) > keepCapacity/64 {
 		return
 	}

@@ -330,7 +330,9 @@ func TestBatch_DecodeLines(t *testing.T) {
 func TestBatch_DecodeBinary(t *testing.T) {
 	t.Parallel()
 	base := []meter.Attribute{{"ID", "1"}, {"Source", "s"}, {"type", "t"}, {"subject", "é"}, {"specversion", "1.0"}}
-	with := func(more ...meter.Attribute) []meter.Attribute { return append(append([]meter.Attribute(nil), base...), more...) }
+	with := func(more ...meter.Attribute) []meter.Attribute {
+		return append(append([]meter.Attribute(nil), base...), more...)
+	}
 	good := map[string]struct {
 		attributes []meter.Attribute
 		data       string

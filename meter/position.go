@@ -1,7 +1,6 @@
 package meter
 
+import "github.com/meterd/meterd/meter/spool"
+
 // Position is a place in the spool, opaque to everybody but the spool. Positions are ordered.
-type Position struct {
-	Segment uint64
-	Offset  int64
-}
+type Position = spool.Position

@@ -12,6 +12,7 @@ type Extractor struct {
 	x        extractor
 	lastType []byte // the type of the event before, most often that of the next
 	last     *typePlan
+	slab     [][]byte // room for the dimensions of values to come
 }
 
 // NewExtractor returns an extractor for the catalog's meters.
@@ -125,19 +126,19 @@ func (e *Extractor) problem(plan *typePlan, v *valuePlan, reason Reason) *Proble
 // how the loader computes them, and how a meter that was declared later is computed over stored events. The texts are
 // views into ev.Data, or copies where the JSON had escapes, and live as long as ev.Data does.
 //
-// A value that can't be read is left out, and the problem of the first such value returned: the event was accepted under
-// an older catalog. Its raw form stays in the store.
-func (e *Extractor) Values(rows *EventRows, row int, ev *Event) *Problem {
+// A value that can't be read is left out and counted as missing, with the problem of the first one: the event was accepted
+// under an older catalog. Its raw form stays in the store.
+func (e *Extractor) Values(rows *EventRows, row int, ev *Event) (missing int, problem *Problem) {
 	plan := e.plan(ev.Type)
 	if plan == nil {
-		return nil
+		return 0, nil
 	}
 	e.x.text = nil // texts of this event may outlive the next run
 	e.x.run(&plan.root, len(plan.paths), ev.Data)
-	var problem *Problem
 	for i := range plan.values {
 		v := &plan.values[i]
 		if reason := e.fault(v); reason != "" {
+			missing++
 			if problem == nil {
 				problem = e.problem(plan, v, reason)
 			}
@@ -145,7 +146,7 @@ func (e *Extractor) Values(rows *EventRows, row int, ev *Event) *Problem {
 		}
 		rows.Values = append(rows.Values, e.value(v, row))
 	}
-	return problem
+	return missing, problem
 }
 
 // value builds the value of a row that has no fault.
@@ -164,7 +165,7 @@ func (e *Extractor) value(v *valuePlan, row int) EventValue {
 		out.Text = e.x.bytes(e.x.slots[v.slot])
 	}
 	if len(v.dimensions) > 0 {
-		out.Dimensions = make([][]byte, len(v.dimensions))
+		out.Dimensions = e.dimensions(len(v.dimensions))
 		for i, d := range v.dimensions {
 			if s := e.x.slots[d.slot]; s.kind != kindAbsent && s.kind != kindNull {
 				out.Dimensions[i] = e.x.bytes(s)
@@ -174,9 +175,21 @@ func (e *Extractor) value(v *valuePlan, row int) EventValue {
 	return out
 }
 
-// Values returns the values of one event for all meters of its type. See [Extractor.Values]; this form is for occasional use.
+// dimensions cuts n empty texts off a slab: one allocation serves many values.
+func (e *Extractor) dimensions(n int) [][]byte {
+	const slab = 1024
+	if len(e.slab) < n {
+		e.slab = make([][]byte, max(slab, n))
+	}
+	d := e.slab[:n:n]
+	e.slab = e.slab[n:]
+	return d
+}
+
+// Values returns the values of one event for all meters of its type, each with Row 0. See [Extractor.Values], which
+// serves many events.
 func (c *Catalog) Values(ev *Event) ([]EventValue, *Problem) {
 	var rows EventRows
-	problem := c.NewExtractor().Values(&rows, 0, ev)
+	_, problem := c.NewExtractor().Values(&rows, 0, ev)
 	return rows.Values, problem
 }

@@ -1,0 +1,160 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// insertBatch makes one attempt at storing a batch. Rows are built once, so that every attempt writes the same.
+func (l *Loader) insertBatch(ctx context.Context, b *loadBatch) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = l.panicked(r, debug.Stack())
+		}
+	}()
+	if !b.built {
+		if err := l.build(b); err != nil {
+			return err
+		}
+		b.built = true
+	}
+	if err := l.buryPayloads(b); err != nil {
+		return err
+	}
+	if b.load.rows.Len() == 0 {
+		return nil
+	}
+	insert := func(error) {}
+	if l.opts.OnBatch != nil {
+		ctx, insert = l.opts.OnBatch(ctx, b.load.traceparents, b.load.rows.Len())
+	}
+	err = l.opts.Store.InsertEvents(ctx, &b.load.rows)
+	insert(err)
+	if errors.Is(err, ErrRefused) && ctx.Err() == nil {
+		return l.isolate(ctx, b, err)
+	}
+	return err
+}
+
+// build turns a batch's payloads into rows.
+func (l *Loader) build(b *loadBatch) error {
+	b.load.begin(l.opts.Catalog, l.opts.Closed)
+	from := 0
+	for _, end := range b.ends {
+		err := b.load.add(b.buf[from:end])
+		if errors.Is(err, ErrPayloadVersion) {
+			return err // nothing is lost by waiting for the right program
+		}
+		if err != nil {
+			l.opts.Logger.Error("spool payload can't be decoded", "err", err, "start", b.start.String(), "end", b.end.String())
+			b.load.bad = append(b.load.bad, badPayload{b.buf[from:end], err})
+		}
+		from = end
+	}
+	if b.load.noValue > 0 {
+		l.opts.Logger.Warn("values of accepted events can't be read", "values", b.load.noValue, "example", b.load.problem.Error())
+	}
+	return nil
+}
+
+// buryPayloads keeps payloads that can't be decoded. The spool has verified their checksums, so only a fault of a
+// program can bring this about.
+func (l *Loader) buryPayloads(b *loadBatch) error {
+	if len(b.load.bad) == 0 {
+		return nil
+	}
+	if l.opts.DeadLetters == nil {
+		return b.load.bad[0].err
+	}
+	letters := make([]DeadLetter, len(b.load.bad))
+	for i, p := range b.load.bad {
+		letters[i] = DeadLetter{
+			ReceivedAt: l.opts.Now().UTC(), Reason: ReasonUndecodable, Acknowledged: true, Raw: p.payload, Detail: p.err.Error(),
+		}
+	}
+	return l.opts.DeadLetters.Add(letters...)
+}
+
+// systemicRefusals is how many rows are refused one by one, with none accepted, until the fault is taken to be with the
+// store and not with the rows.
+const systemicRefusals = 16
+
+// isolation is the search for the rows that a store refuses.
+type isolation struct {
+	store   EventStore
+	good    int
+	refused []refusedRow
+}
+
+type refusedRow struct {
+	row int
+	err error
+}
+
+// errSystemic ends an isolation that found no row that the store takes.
+var errSystemic = errors.New("the store refuses every event")
+
+// isolate stores the rows of a refused batch in ever smaller parts until it knows the bad ones, which go to the dead
+// letters. It does so only after the rest is stored, and not at all if everything is refused: then the store is at
+// fault, and waiting is right.
+func (l *Loader) isolate(ctx context.Context, b *loadBatch, cause error) error {
+	rows := &b.load.rows
+	s := isolation{store: l.opts.Store}
+	l.opts.Logger.Warn("store refuses a batch, isolating the bad events", "events", rows.Len(), "err", cause)
+	if err := s.halves(ctx, rows, 0, cause); err != nil {
+		return err
+	}
+	if s.good == 0 && len(s.refused) > 1 {
+		return fmt.Errorf("%w: %w", errSystemic, cause)
+	}
+	if l.opts.DeadLetters == nil {
+		return fmt.Errorf("%d events are refused and no dead letters are configured: %w", len(s.refused), cause)
+	}
+	letters := make([]DeadLetter, len(s.refused))
+	for i, r := range s.refused {
+		ev := rows.event(r.row)
+		letters[i] = DeadLetter{
+			ReceivedAt: time.Unix(0, rows.Received[r.row]).UTC(), Reason: ReasonStoreRefused, Detail: r.err.Error(),
+			Acknowledged: true, Raw: AppendEventJSON(nil, &ev),
+		}
+	}
+	if err := l.opts.DeadLetters.Add(letters...); err != nil {
+		return err
+	}
+	l.opts.Logger.Error("events that the store refuses are in the dead letters", "events", len(letters), "err", cause)
+	b.load.refused = len(letters)
+	return nil
+}
+
+// try stores rows, of which the first is number base of the batch.
+func (s *isolation) try(ctx context.Context, rows *EventRows, base int) error {
+	err := s.store.InsertEvents(ctx, rows)
+	if err == nil {
+		s.good += rows.Len()
+		return nil
+	}
+	if !errors.Is(err, ErrRefused) || ctx.Err() != nil {
+		return err
+	}
+	return s.halves(ctx, rows, base, err)
+}
+
+// halves stores rows that were refused as a whole.
+func (s *isolation) halves(ctx context.Context, rows *EventRows, base int, cause error) error {
+	n := rows.Len()
+	if n == 1 {
+		s.refused = append(s.refused, refusedRow{base, cause})
+		if s.good == 0 && len(s.refused) >= systemicRefusals {
+			return fmt.Errorf("%w: %w", errSystemic, cause)
+		}
+		return nil
+	}
+	first, second := rows.slice(0, n/2), rows.slice(n/2, n)
+	if err := s.try(ctx, &first, base); err != nil {
+		return err
+	}
+	return s.try(ctx, &second, base+n/2)
+}

@@ -1,0 +1,248 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"runtime/debug"
+	"time"
+
+	"github.com/meterd/meterd/meter/spool"
+)
+
+// loadBatch is a run of spool records on its way into one insert.
+type loadBatch struct {
+	start, end Position
+	oldest     time.Time   // when its first record was appended
+	buf        []byte      // payloads of its records
+	ends       []int       // of the payloads in buf
+	events     int         // as the spool counts them
+	ripe       bool        // it waited BatchDelay
+	ripen      *time.Timer // makes it ripe
+	done       bool
+
+	built bool
+	load  rowBuilder
+}
+
+// newBatch returns an empty batch that begins where reading goes on. l.mu is held.
+func (l *Loader) newBatch() *loadBatch {
+	b := new(loadBatch)
+	if n := len(l.free); n > 0 {
+		b, l.free = l.free[n-1], l.free[:n-1]
+	}
+	b.reset()
+	return b
+}
+
+func (b *loadBatch) reset() {
+	b.start, b.end, b.oldest = Position{}, Position{}, time.Time{}
+	b.buf, b.ends, b.events = b.buf[:0], b.ends[:0], 0
+	b.ripe, b.ripen, b.done, b.built = false, nil, false, false
+}
+
+// readAll feeds the open batch until ctx ends or the spool is closed; then it returns ErrClosed.
+func (l *Loader) readAll(ctx context.Context) error {
+	for retry := newBackoff(l.opts.RetryMin, l.opts.RetryMax); ; {
+		err := l.readSome(ctx, &retry)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, spool.ErrClosed):
+			return ErrClosed
+		}
+		l.failed("read spool", err)
+		retry.wait(ctx)
+	}
+}
+
+// readSome reads from the current place until something goes wrong.
+func (l *Loader) readSome(ctx context.Context, retry *backoff) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = l.panicked(r, debug.Stack())
+		}
+	}()
+	l.mu.Lock()
+	r := l.opts.Spool.NewReader(l.read)
+	l.mu.Unlock()
+	defer func() { err = errors.Join(err, r.Close()) }()
+	for {
+		rec, err := r.Next(ctx)
+		if err != nil {
+			return err
+		}
+		retry.reset()
+		if err := l.put(ctx, &rec); err != nil {
+			return err
+		}
+	}
+}
+
+// put adds a record to the open batch, waiting while that is full.
+func (l *Loader) put(ctx context.Context, rec *spool.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.full(l.open) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		l.wake.Wait()
+	}
+	b := l.open
+	if len(b.ends) == 0 {
+		b.start, b.oldest = rec.Start, rec.AppendedAt
+		b.ripen = time.AfterFunc(l.opts.BatchDelay, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			b.ripe = true // of a batch that was taken before, it means nothing
+			l.wake.Broadcast()
+		})
+	}
+	b.buf = append(b.buf, rec.Payload...)
+	b.ends = append(b.ends, len(b.buf))
+	b.events += rec.Events
+	b.end, l.read = rec.End, rec.End
+	if l.due(b) {
+		l.wake.Broadcast()
+	}
+	return nil
+}
+
+func (l *Loader) full(b *loadBatch) bool { return b.events >= l.opts.BatchEvents }
+
+// due reports whether a batch should be inserted now. l.mu is held.
+func (l *Loader) due(b *loadBatch) bool {
+	if len(b.ends) == 0 {
+		return false
+	}
+	if b.ripe || l.full(b) {
+		return true
+	}
+	for _, pos := range l.waiting {
+		if b.start.Before(pos) && !b.end.Before(pos) {
+			return true
+		}
+	}
+	return false
+}
+
+// take waits for the open batch to be due and takes it; nil when ctx ended.
+func (l *Loader) take(ctx context.Context) *loadBatch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if b := l.open; l.due(b) {
+			b.ripen.Stop()
+			l.inflight = append(l.inflight, b)
+			l.open = l.newBatch()
+			l.wake.Broadcast() // the reader may go on
+			return b
+		}
+		l.wake.Wait()
+	}
+}
+
+// insertAll inserts one batch after the other until ctx ends.
+func (l *Loader) insertAll(ctx context.Context) {
+	for {
+		b := l.take(ctx)
+		if b == nil {
+			return
+		}
+		for retry := newBackoff(l.opts.RetryMin, l.opts.RetryMax); ; {
+			err := l.insertBatch(ctx, b)
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			l.failed("insert usage events", err)
+			if retry.wait(ctx) != nil {
+				return
+			}
+		}
+		l.settle(ctx, b)
+	}
+}
+
+// settle marks a batch as stored and confirms in the spool what is stored without a gap.
+func (l *Loader) settle(ctx context.Context, b *loadBatch) {
+	l.mu.Lock()
+	b.done = true
+	l.progress.LastError, l.progress.FailedAt = "", time.Time{}
+	l.mu.Unlock()
+	l.confirmMu.Lock()
+	defer l.confirmMu.Unlock()
+	n, end := l.settled()
+	if n == 0 {
+		return // an earlier batch is still on its way; whoever inserts it confirms both
+	}
+	for retry := newBackoff(l.opts.RetryMin, l.opts.RetryMax); ; {
+		err := l.opts.Spool.Confirm(end)
+		if err == nil {
+			break
+		}
+		l.failed("confirm in spool", err)
+		if retry.wait(ctx) != nil {
+			return
+		}
+	}
+	l.confirmed(n)
+}
+
+// settled returns how many batches from the first on are stored, and the end of the last of them.
+func (l *Loader) settled() (n int, end Position) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.inflight {
+		if !b.done {
+			break
+		}
+		n, end = n+1, b.end
+	}
+	return n, end
+}
+
+// confirmed counts and recycles the first n batches and wakes who waits for them.
+func (l *Loader) confirmed(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.inflight[:n] {
+		l.progress.Batches++
+		b.load.count(&l.progress)
+		if len(l.free) <= l.opts.Inserters {
+			l.free = append(l.free, b)
+		}
+	}
+	l.inflight = append(l.inflight[:0], l.inflight[n:]...)
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// backoff is a doubling wait with full jitter in its upper half.
+type backoff struct{ least, most, next time.Duration }
+
+func newBackoff(least, most time.Duration) backoff {
+	return backoff{least: least, most: most, next: least}
+}
+
+func (b *backoff) reset() { b.next = b.least }
+
+// wait waits or returns ctx's error.
+func (b *backoff) wait(ctx context.Context) error {
+	d := b.next/2 + rand.N(b.next/2+1) //nolint:gosec // spreading load needs no secrecy
+	b.next = min(2*b.next, b.most)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

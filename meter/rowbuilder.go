@@ -1,0 +1,131 @@
+package meter
+
+import (
+	"slices"
+	"sort"
+	"time"
+)
+
+// maxTraces bounds the trace contexts that one batch is linked to.
+const maxTraces = 64
+
+// rowBuilder turns payloads into the rows of one insert. Rows are views into the payloads.
+type rowBuilder struct {
+	rows         EventRows
+	traceparents []string
+	bad          []badPayload
+
+	extractor *Extractor
+	closed    func(hour time.Time) bool
+	digest    digester
+	payload   Payload
+	hour      int64 // of the last call of closed
+	hourLate  bool
+
+	late, noValue, refused int
+	problem                *Problem // the first value that could not be read
+}
+
+type badPayload struct {
+	payload []byte
+	err     error
+}
+
+func (w *rowBuilder) begin(c *Catalog, closed func(time.Time) bool) {
+	if w.extractor == nil {
+		w.extractor = c.NewExtractor()
+	}
+	w.rows.reset()
+	w.traceparents, w.bad = w.traceparents[:0], w.bad[:0]
+	w.closed, w.hour, w.hourLate = closed, -1, false
+	w.late, w.noValue, w.refused, w.problem = 0, 0, 0, nil
+}
+
+// add appends the events of one payload. What was decoded before an error is kept.
+func (w *rowBuilder) add(payload []byte) error {
+	err := DecodePayload(payload, &w.payload)
+	if t := w.payload.Traceparent; t != "" && len(w.traceparents) < maxTraces && !slices.Contains(w.traceparents, t) {
+		w.traceparents = append(w.traceparents, t)
+	}
+	for i := range w.payload.Events {
+		w.event(&w.payload.Events[i], w.payload.Received+int64(i))
+	}
+	return err
+}
+
+func (w *rowBuilder) event(ev *Event, received int64) {
+	row := w.rows.Len()
+	r := &w.rows
+	r.Subject = append(r.Subject, ev.Subject)
+	r.Source = append(r.Source, ev.Source)
+	r.ID = append(r.ID, ev.ID)
+	r.Type = append(r.Type, ev.Type)
+	r.Key = append(r.Key, w.digest.key(ev))
+	r.Content = append(r.Content, w.digest.content(ev))
+	r.Time = append(r.Time, ev.Time)
+	r.Received = append(r.Received, received)
+	r.Stamped = append(r.Stamped, ev.Stamped)
+	r.Data = append(r.Data, ev.Data)
+	r.Extensions = append(r.Extensions, ev.Extensions)
+	if w.isLate(ev.Time) {
+		w.late++
+	}
+	missing, p := w.extractor.Values(r, row, ev)
+	w.noValue += missing
+	if w.problem == nil {
+		w.problem = p
+	}
+}
+
+// isLate reports whether the event's hour is closed already.
+func (w *rowBuilder) isLate(at int64) bool {
+	if w.closed == nil {
+		return false
+	}
+	if hour := at / int64(time.Hour); hour != w.hour {
+		w.hour = hour
+		w.hourLate = w.closed(time.Unix(0, hour*int64(time.Hour)).UTC())
+	}
+	return w.hourLate
+}
+
+// count adds what happened to a batch that is stored.
+func (w *rowBuilder) count(p *LoaderProgress) {
+	p.Events += uint64(w.rows.Len() - w.refused) //nolint:gosec // counts are never negative
+	p.Refused += uint64(w.refused)               //nolint:gosec // as above
+	p.Late += uint64(w.late)                     //nolint:gosec // as above
+	p.NoValue += uint64(w.noValue)               //nolint:gosec // as above
+	p.Payloads += uint64(len(w.bad))             //nolint:gosec // as above
+}
+
+// reset empties the rows and keeps their memory.
+func (r *EventRows) reset() {
+	r.Subject, r.Source, r.ID, r.Type = r.Subject[:0], r.Source[:0], r.ID[:0], r.Type[:0]
+	r.Key, r.Content = r.Key[:0], r.Content[:0]
+	r.Time, r.Received, r.Stamped = r.Time[:0], r.Received[:0], r.Stamped[:0]
+	r.Data, r.Extensions, r.Values = r.Data[:0], r.Extensions[:0], r.Values[:0]
+}
+
+// slice returns rows from to to as a batch of its own, which shares the columns.
+func (r *EventRows) slice(from, to int) EventRows {
+	out := EventRows{
+		Subject: r.Subject[from:to], Source: r.Source[from:to], ID: r.ID[from:to], Type: r.Type[from:to],
+		Key: r.Key[from:to], Content: r.Content[from:to], Time: r.Time[from:to], Received: r.Received[from:to],
+		Stamped: r.Stamped[from:to], Data: r.Data[from:to], Extensions: r.Extensions[from:to],
+	}
+	first := sort.Search(len(r.Values), func(i int) bool { return r.Values[i].Row >= from })
+	end := sort.Search(len(r.Values), func(i int) bool { return r.Values[i].Row >= to })
+	out.Values = slices.Clone(r.Values[first:end])
+	for i := range out.Values {
+		out.Values[i].Row -= from
+	}
+	return out
+}
+
+// event returns row i as an event.
+func (r *EventRows) event(i int) Event {
+	return Event{
+		ID: r.ID[i], Source: r.Source[i], Type: r.Type[i], Subject: r.Subject[i], Time: r.Time[i], Stamped: r.Stamped[i],
+		Data: r.Data[i], Extensions: r.Extensions[i],
+	}
+}
