@@ -87,25 +87,31 @@ func (i Instance) foreignTo(caller string) bool {
 // fields that contradict a declaration.
 func (s *Sandbox) checkInstances(caller string, api API, list []usage) *refusal {
 	for n, u := range list {
-		inst, exists := s.known(u.InstanceID)
-		where := fmt.Sprintf("usage_records[%d]: instance %s ", n, quoteClip(u.InstanceID))
-		if s.opts.InstancesAtUpload && !exists {
-			return refuse(CodeUnknownInstance, where+"is not known")
-		}
-		if s.opts.InstancesAtUpload && inst.foreignTo(caller) {
-			return refuse(CodeIllegalOperation, where+"belongs to another seller")
-		}
-		if inst.StopBeforeExcess && u.RelatePkgInstance == "" {
-			return refuse(CodeInvalidEntity, where+"has stop-before-excess packages: relate_pkg_instance is mandatory")
-		}
-		if api == APIOld && inst.ProductID != "" && inst.ProductID != u.ProductID {
-			return refuse(CodeInvalidEntity, where+"has another product_id")
-		}
-		if pkg, declared := s.instances[u.RelatePkgInstance]; declared && u.RelatePkgInstance != "" && !pkg.Package {
-			return refuse(CodeInvalidEntity, where+"names a relate_pkg_instance that is not a package")
+		if code, problem := s.checkInstance(caller, api, u); code != "" {
+			return refuse(code, fmt.Sprintf("usage_records[%d]: instance %s %s", n, quoteClip(u.InstanceID), problem))
 		}
 	}
 	return nil
+}
+
+// checkInstance makes these checks for one record; the code is empty if all is well.
+func (s *Sandbox) checkInstance(caller string, api API, u usage) (code, problem string) {
+	inst, exists := s.known(u.InstanceID)
+	pkg, pkgDeclared := s.instances[u.RelatePkgInstance]
+	switch {
+	case s.opts.InstancesAtUpload && !exists:
+		return CodeUnknownInstance, "is not known"
+	case s.opts.InstancesAtUpload && inst.foreignTo(caller):
+		return CodeIllegalOperation, "belongs to another seller"
+	case inst.StopBeforeExcess && u.RelatePkgInstance == "":
+		return CodeInvalidEntity, "has stop-before-excess packages: relate_pkg_instance is mandatory"
+	case api == APIOld && inst.ProductID != "" && inst.ProductID != u.ProductID:
+		return CodeInvalidEntity, "has another product_id"
+	case pkgDeclared && !pkg.Package:
+		return CodeInvalidEntity, "is reported with a relate_pkg_instance that is not a package"
+	default:
+		return "", ""
+	}
 }
 
 // unusable tells the reasons that lie in the instance alone for which usage ending at end cannot be billed: it belongs

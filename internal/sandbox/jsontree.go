@@ -53,81 +53,126 @@ func parseTree(body []byte) (node, error) {
 		}
 		return node{}, errors.New("the body is not JSON")
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	root, err := readNode(dec, 0)
-	if err != nil {
-		return node{}, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return node{}, errors.New("the body holds more than one JSON value")
-	}
-	return root, nil
+	r := treeReader{text: string(body)}
+	return r.value(0)
 }
 
-// readNode reads the next value of the stream.
-func readNode(dec *json.Decoder, depth int) (node, error) {
+// treeReader builds nodes from a text that json.Valid has passed, so it need not look for mistakes. It is several
+// times as fast as json.Decoder's tokens.
+type treeReader struct {
+	text string
+	pos  int
+}
+
+// next skips white space and gives the byte behind it.
+func (r *treeReader) next() byte {
+	for r.pos < len(r.text) {
+		c := r.text[r.pos]
+		if c != ' ' && c != '\t' && c != '\n' && c != '\r' {
+			return c
+		}
+		r.pos++
+	}
+	return 0
+}
+
+// value reads the next value.
+func (r *treeReader) value(depth int) (node, error) {
 	if depth > maxDepth {
 		return node{}, fmt.Errorf("the body nests deeper than %d levels", maxDepth)
 	}
-	tok, err := dec.Token()
-	if err != nil {
-		return node{}, fmt.Errorf("read JSON: %w", err)
-	}
-	switch v := tok.(type) {
-	case json.Delim:
-		if v == '{' {
-			return readObject(dec, depth)
-		}
-		return readArray(dec, depth)
-	case string:
-		return node{kind: kindString, text: v}, nil
-	case json.Number:
-		return node{kind: kindNumber, text: v.String()}, nil
-	case bool:
-		if v {
-			return node{kind: kindBool, text: "true"}, nil
-		}
-		return node{kind: kindBool, text: "false"}, nil
-	default:
+	switch c := r.next(); c {
+	case '{':
+		return r.object(depth)
+	case '[':
+		return r.array(depth)
+	case '"':
+		text, err := r.str()
+		return node{kind: kindString, text: text}, err
+	case 't', 'f':
+		return node{kind: kindBool, text: r.word()}, nil
+	case 'n':
+		r.word()
 		return node{kind: kindNull}, nil
+	default:
+		return node{kind: kindNumber, text: r.word()}, nil
 	}
 }
 
-// readObject reads members up to and including the closing brace.
-func readObject(dec *json.Decoder, depth int) (node, error) {
+// word reads a number or a literal name: everything up to the next white space or punctuation.
+func (r *treeReader) word() string {
+	start := r.pos
+	for r.pos < len(r.text) && !strings.ContainsRune(" \t\n\r,]}", rune(r.text[r.pos])) {
+		r.pos++
+	}
+	return r.text[start:r.pos]
+}
+
+// str reads a string.
+func (r *treeReader) str() (string, error) {
+	start := r.pos
+	escaped := false
+	for r.pos++; r.pos < len(r.text) && r.text[r.pos] != '"'; r.pos++ {
+		if r.text[r.pos] == '\\' {
+			escaped = true
+			r.pos++
+		}
+	}
+	r.pos++
+	if r.pos > len(r.text) {
+		return "", errors.New("a string does not end")
+	}
+	if !escaped {
+		// A copy, so that a record kept for long does not keep the whole body.
+		return strings.Clone(r.text[start+1 : r.pos-1]), nil
+	}
+	var text string
+	if err := json.Unmarshal([]byte(r.text[start:r.pos]), &text); err != nil {
+		return "", fmt.Errorf("decode string: %w", err)
+	}
+	return text, nil
+}
+
+// object reads members up to and including the closing brace.
+func (r *treeReader) object(depth int) (node, error) {
 	n := node{kind: kindObject, members: make([]member, 0, 8)}
-	for dec.More() {
-		tok, err := dec.Token()
+	for r.pos++; r.next() == '"' || r.next() == ','; {
+		if r.next() == ',' {
+			r.pos++
+			continue
+		}
+		name, err := r.str()
 		if err != nil {
-			return node{}, fmt.Errorf("read JSON: %w", err)
+			return node{}, err
 		}
-		name, ok := tok.(string)
-		if !ok {
-			return node{}, errors.New("read JSON: an object's name is not a string")
-		}
-		value, err := readNode(dec, depth+1)
+		r.next()
+		r.pos++ // The colon.
+		value, err := r.value(depth + 1)
 		if err != nil {
 			return node{}, err
 		}
 		n.members = append(n.members, member{name: name, value: value})
 	}
-	_, err := dec.Token()
-	return n, err
+	r.pos++
+	return n, nil
 }
 
-// readArray reads items up to and including the closing bracket.
-func readArray(dec *json.Decoder, depth int) (node, error) {
+// array reads items up to and including the closing bracket.
+func (r *treeReader) array(depth int) (node, error) {
 	n := node{kind: kindArray}
-	for dec.More() {
-		item, err := readNode(dec, depth+1)
+	for r.pos++; r.pos < len(r.text) && r.next() != ']'; {
+		if r.next() == ',' {
+			r.pos++
+			continue
+		}
+		item, err := r.value(depth + 1)
 		if err != nil {
 			return node{}, err
 		}
 		n.items = append(n.items, item)
 	}
-	_, err := dec.Token()
-	return n, err
+	r.pos++
+	return n, nil
 }
 
 // canonical writes the value as the "natural sorting" of the signature is understood here: compact, names ascending by
@@ -207,29 +252,24 @@ func isASCII(text string) bool {
 func writeString(buf *bytes.Buffer, text string) {
 	const hex = "0123456789ABCDEF"
 	buf.WriteByte('"')
+	plain := 0 // Everything from here to i needs no escape.
 	for i := range len(text) {
-		switch c := text[i]; {
-		case c == '"' || c == '\\':
-			buf.WriteByte('\\')
-			buf.WriteByte(c)
-		case c == '\n':
-			buf.WriteString(`\n`)
-		case c == '\r':
-			buf.WriteString(`\r`)
-		case c == '\t':
-			buf.WriteString(`\t`)
-		case c == '\b':
-			buf.WriteString(`\b`)
-		case c == '\f':
-			buf.WriteString(`\f`)
-		case c < 0x20:
-			buf.WriteString(`\u00`)
-			buf.WriteByte(hex[c>>4])
-			buf.WriteByte(hex[c&0xf])
-		default:
-			buf.WriteByte(c)
+		c := text[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			continue
 		}
+		buf.WriteString(text[plain:i])
+		plain = i + 1
+		if at := strings.IndexByte("\"\\\n\r\t\b\f", c); at >= 0 {
+			buf.WriteByte('\\')
+			buf.WriteByte(`"\nrtbf`[at])
+			continue
+		}
+		buf.WriteString(`\u00`)
+		buf.WriteByte(hex[c>>4])
+		buf.WriteByte(hex[c&0xf])
 	}
+	buf.WriteString(text[plain:])
 	buf.WriteByte('"')
 }
 
