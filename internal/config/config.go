@@ -55,7 +55,7 @@ const (
 // Ingest bounds what the API takes.
 type Ingest struct {
 	MaxBody            Size     `max:"1GiB" min:"1KiB" toml:"max_body"`
-	MaxEvent           Size     `max:"16MiB" min:"256B" toml:"max_event"`
+	MaxEvent           Size     `max:"4MiB" min:"256B" toml:"max_event"`
 	MaxBatch           int      `max:"1000000" min:"1" toml:"max_batch"`
 	MaxFuture          Duration `max:"1h" min:"0s" toml:"max_future"`
 	MaxAge             Duration `max:"87600h" min:"1h" toml:"max_age"`
@@ -65,10 +65,11 @@ type Ingest struct {
 	DeadLetterMaxBytes Size     `max:"1TiB" min:"0B" toml:"dead_letter_max"`
 }
 
-// Spool bounds the durable queue in front of the store.
+// Spool bounds the durable queue in front of the store. A segment has room for several records of a request, which are cut
+// at 4 MiB.
 type Spool struct {
-	MaxBytes     Size `max:"1024TiB" min:"1MiB" toml:"max_bytes"`
-	SegmentBytes Size `max:"1GiB" min:"64KiB" toml:"segment_bytes"`
+	MaxBytes     Size `max:"1024TiB" min:"16MiB" toml:"max_bytes"`
+	SegmentBytes Size `max:"1GiB" min:"8MiB" toml:"segment_bytes"`
 }
 
 // Loader shapes the inserts into the store.
