@@ -23,19 +23,39 @@ const (
 // maxQuantity is the largest amount of one record: Double(12,4) read as 8 digits before and 4 after the point.
 func maxQuantity() meter.Quantity { return meter.NewQuantity(999_999_999_999, -quantityScale) }
 
-// Check reports every reason why r can't be sent, in one error; nil if it can. The age of the record is not looked at:
+// Rules are what KooGallery demands of records, as far as it can be told without a key and without sending anything.
+// They are all that closing a window needs.
+type Rules struct {
+	// API decides which fields are mandatory; "" means APINew.
+	API API
+	// MaxBatch is the configured size of a batch; 0 means MaxRecords.
+	MaxBatch int
+}
+
+var _ reporter.Rules = Rules{}
+
+// Limits returns the marketplace's limits, with the configured size of a batch.
+func (r Rules) Limits() reporter.Limits {
+	batch := r.MaxBatch
+	if batch == 0 {
+		batch = MaxRecords
+	}
+	return reporter.Limits{MaxBatch: batch, Scale: quantityScale, MaxQuantity: maxQuantity(), MaxAge: MaxAge}
+}
+
+// Check reports every reason why u can't be sent, in one error; nil if it can. The age of the record is not looked at:
 // it depends on when it is sent.
-func (c *Client) Check(r reporter.UsageRecord) error {
+func (r Rules) Check(u reporter.UsageRecord) error {
 	errs := []error{
-		checkID("instance id", r.InstanceID, true),
-		checkID("package", r.Package, false),
+		checkID("instance id", u.InstanceID, true),
+		checkID("package", u.Package, false),
 	}
-	if c.api == APIOld {
-		errs = append(errs, checkID("product id", r.ProductID, true))
+	if r.API == APIOld {
+		errs = append(errs, checkID("product id", u.ProductID, true))
 	} else {
-		errs = append(errs, checkID("metering_sn", string(r.SN), true))
+		errs = append(errs, checkID("metering_sn", string(u.SN), true))
 	}
-	errs = append(errs, checkTimes(r), checkQuantity(r.Quantity))
+	errs = append(errs, checkTimes(u), checkQuantity(u.Quantity))
 	return errors.Join(errs...)
 }
 

@@ -19,7 +19,8 @@ import (
 // Client pushes usage records to KooGallery. It is safe for concurrent use, but makes one call at a time: the
 // marketplace's limits are per seller key (KooGallery usage push, section 1.7). Nothing it prints shows a key.
 type Client struct {
-	api       API
+	Rules
+
 	endpoints []endpoint
 	https     *http.Transport
 	http      *http.Transport // for plain http to loopback addresses; nil where that isn't permitted
@@ -27,12 +28,11 @@ type Client struct {
 	encode    func([]reporter.UsageRecord) ([]byte, error)
 	redact    func(string) string
 
-	timeout  time.Duration
-	spacing  time.Duration
-	maxBatch int
-	now      func() time.Time
-	sleep    func(context.Context, time.Duration) error
-	log      *slog.Logger
+	timeout time.Duration
+	spacing time.Duration
+	now     func() time.Time
+	sleep   func(context.Context, time.Duration) error
+	log     *slog.Logger
 
 	turn     chan struct{} // holds one token: the right to make a call
 	lastCall time.Time     // beginning of the last attempt; guarded by turn
@@ -52,8 +52,9 @@ func New(o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		api: s.API, endpoints: s.endpoints, https: newTransport(s), redact: redactor(s.SellerKey, s.SecretKey),
-		timeout: s.Timeout, spacing: s.Spacing, maxBatch: s.MaxBatch, now: s.Now, sleep: s.Sleep,
+		Rules:     Rules{API: s.API, MaxBatch: s.MaxBatch},
+		endpoints: s.endpoints, https: newTransport(s), redact: redactor(s.SellerKey, s.SecretKey),
+		timeout: s.Timeout, spacing: s.Spacing, now: s.Now, sleep: s.Sleep,
 		log: s.Logger.With("component", "koogallery"), turn: make(chan struct{}, 1),
 	}
 	if s.AllowHTTP {
@@ -70,11 +71,6 @@ func New(o Options) (*Client, error) {
 
 // Name returns "koogallery".
 func (c *Client) Name() string { return "koogallery" }
-
-// Limits returns the marketplace's limits, with the configured size of a batch.
-func (c *Client) Limits() reporter.Limits {
-	return reporter.Limits{MaxBatch: c.maxBatch, Scale: quantityScale, MaxQuantity: maxQuantity(), MaxAge: MaxAge}
-}
 
 // Close closes idle connections. Calls in flight are not disturbed.
 func (c *Client) Close() {
@@ -106,7 +102,7 @@ func (c *Client) Push(ctx context.Context, batch []reporter.UsageRecord) reporte
 		return reporter.Result{Class: reporter.ClassUnavailable, Message: "not sent: " + causeOf(ctx), RequestHash: hash}
 	}
 	res, offset := c.call(ctx, batch, body, 0)
-	if c.api == APINew && shortCode(res.Code) == codeBadSignature && ctx.Err() == nil {
+	if c.API == APINew && shortCode(res.Code) == codeBadSignature && ctx.Err() == nil {
 		res = c.resign(ctx, batch, body, offset)
 	}
 	res.RequestHash = hash
@@ -118,8 +114,8 @@ func (c *Client) refuse(batch []reporter.UsageRecord) (reporter.Result, bool) {
 	if len(batch) == 0 {
 		return reporter.Result{Class: reporter.ClassMisconfigured, Message: "not sent: the batch is empty"}, true
 	}
-	if len(batch) > c.maxBatch {
-		msg := fmt.Sprintf("not sent: %d records, at most %d allowed", len(batch), c.maxBatch)
+	if len(batch) > c.MaxBatch {
+		msg := fmt.Sprintf("not sent: %d records, at most %d allowed", len(batch), c.MaxBatch)
 		return reporter.Result{Class: reporter.ClassBatchTooLarge, Message: msg}, true
 	}
 	type window struct{ instance, begin, end string }
