@@ -2,9 +2,12 @@ package meter_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/meterd/meterd/meter"
 )
@@ -50,4 +53,74 @@ func BenchmarkDecode(b *testing.B) {
 			perEvent(b, n, len(body))
 		})
 	}
+}
+
+// devNull is a spool that keeps nothing: what is left is the ingester's own work.
+type devNull struct{ bytes, events int }
+
+func (s *devNull) Append(_ context.Context, payload []byte, events int) (meter.Position, error) {
+	s.bytes += len(payload)
+	s.events += events
+	return meter.Position{Segment: 1, Offset: int64(s.bytes)}, nil
+}
+
+func benchCatalog(b *testing.B) *meter.Catalog {
+	b.Helper()
+	one := meter.NewQuantity(1, 0)
+	c, err := meter.NewCatalog([]meter.Meter{
+		{Slug: "tokens", EventType: "prompt", Aggregation: meter.Sum, Value: meter.MustParsePath("$.tokens"), Scale: one,
+			GroupBy: []meter.Dimension{{Name: "model", Path: meter.MustParsePath("$.model")}}},
+		{Slug: "prompts", EventType: "prompt", Aggregation: meter.Count, Scale: one},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
+
+func BenchmarkAccept(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		body := benchBody(n)
+		b.Run("events="+strconv.Itoa(n), func(b *testing.B) {
+			sink := &devNull{}
+			now := time.Date(2026, 1, 2, 15, 30, 0, 0, time.UTC)
+			in, err := meter.NewIngester(meter.IngestOptions{
+				Catalog: benchCatalog(b), Spool: sink, Now: func() time.Time { return now }, Logger: slog.New(slog.DiscardHandler),
+				MaxAge: 480 * time.Hour, MaxFuture: time.Hour,
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				batch := meter.NewBatch()
+				batch.DecodeJSON(body, meter.DecodeOptions{MaxEvents: 10000, MaxEventBytes: 1 << 18})
+				v, err := in.Accept(ctx, batch, "", meter.AllOrNothing)
+				if err != nil || v.Accepted != n {
+					b.Fatal(err, v)
+				}
+				batch.Release()
+			}
+			perEvent(b, n, len(body))
+			b.ReportMetric(float64(sink.bytes)/float64(sink.events), "payload-B/event")
+		})
+	}
+}
+
+
+func BenchmarkLoaderBuildRows(b *testing.B) {
+	const n = 1000
+	batch := meter.NewBatch()
+	body := benchBody(n)
+	batch.DecodeJSON(body, meter.DecodeOptions{})
+	payload := meter.AppendPayload(nil, &meter.Payload{Received: 1, Events: batch.Events})
+	rows := meter.NewRowBuilder(benchCatalog(b))
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, err := rows.Build(payload); err != nil || got.Len() != n || len(got.Values) != 2*n {
+			b.Fatal(err, got.Len(), len(got.Values))
+		}
+	}
+	perEvent(b, n, len(payload))
 }

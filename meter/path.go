@@ -70,7 +70,7 @@ func nextStep(rest string) (step PathStep, tail, reason string) {
 			return step, "", "has an open bracket"
 		}
 		n, err := strconv.Atoi(rest[1:end])
-		if err != nil || n < 0 || n > 1_000_000 {
+		if err != nil || n < 0 || n > 1_000_000 || strconv.Itoa(n) != rest[1:end] {
 			return step, "", "has an index that is not a number from 0 to 1000000"
 		}
 		return PathStep{Index: n}, rest[end+1:], ""

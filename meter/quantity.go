@@ -3,6 +3,7 @@ package meter
 import (
 	"errors"
 	"fmt"
+	"math/big"
 
 	"github.com/shopspring/decimal"
 )
@@ -45,11 +46,23 @@ func ParseQuantity(text []byte) (Quantity, error) {
 	if n.small {
 		return Quantity{decimal.New(n.mantissa, n.exponent)}, nil
 	}
-	d, err := decimal.NewFromString(string(text))
-	if err != nil {
-		return Quantity{}, fmt.Errorf("%w: %q", ErrNotANumber, truncateForError(text))
+	return Quantity{decimal.NewFromBigInt(significantDigits(text, n.digits), n.exponent)}, nil
+}
+
+// significantDigits reads the first n digits of a number from its first digit that isn't 0, as one integer. The limits
+// make n at most 33, however long the text is.
+func significantDigits(text []byte, n int) *big.Int {
+	digits := make([]byte, 0, MaxEventIntegerDigits+QuantityScale)
+	for _, c := range text {
+		if len(digits) == n {
+			break
+		}
+		if c >= '0' && c <= '9' && (c != '0' || len(digits) > 0) {
+			digits = append(digits, c)
+		}
 	}
-	return Quantity{d}, nil
+	integer, _ := new(big.Int).SetString(string(digits), 10)
+	return integer
 }
 
 // CheckQuantity reports whether [ParseQuantity] would accept text, without allocating on success.
@@ -67,11 +80,13 @@ func MustParseQuantity(text string) Quantity {
 	return q
 }
 
-// number is a scanned decimal number: value = mantissa × 10^exponent when small.
+// number is a scanned decimal number: value = mantissa × 10^exponent. Unless it is small, the mantissa is not computed but
+// said to be the first digits of the text from the first that isn't 0.
 type number struct {
 	mantissa int64
 	exponent int32
-	small    bool // the significant digits fit an int64
+	small    bool // the mantissa fits an int64
+	digits   int
 }
 
 // scanNumber validates the JSON number grammar and the limits in one pass.
@@ -177,7 +192,7 @@ func boundNumber(mantissa uint64, digits, trailingZeros, point, exponent int) (n
 		return number{}, ErrQuantityTooFine
 	}
 	if digits > 18 {
-		return number{}, nil
+		return number{digits: digits - trailingZeros, exponent: int32(trailingZeros - scale)}, nil //nolint:gosec // bounded by the two checks above
 	}
 	return number{mantissa: int64(mantissa), exponent: int32(-scale), small: true}, nil //nolint:gosec // at most 18 digits; |scale| is bounded by the two checks above
 }

@@ -13,10 +13,11 @@ type Extractor struct {
 	lastType []byte // the type of the event before, most often that of the next
 	last     *typePlan
 	slab     [][]byte // room for the dimensions of values to come
+	one      Quantity // what an event adds to a count
 }
 
 // NewExtractor returns an extractor for the catalog's meters.
-func (c *Catalog) NewExtractor() *Extractor { return &Extractor{catalog: c} }
+func (c *Catalog) NewExtractor() *Extractor { return &Extractor{catalog: c, one: NewQuantity(1, 0)} }
 
 // plan returns what the meters of an event type need; nil if there is no meter.
 func (e *Extractor) plan(eventType []byte) *typePlan {
@@ -154,7 +155,7 @@ func (e *Extractor) value(v *valuePlan, row int) EventValue {
 	out := EventValue{Row: row, Meter: v.fingerprint}
 	switch v.kind {
 	case valueCount:
-		out.Quantity = NewQuantity(1, 0)
+		out.Quantity = e.one
 	case valueNumber:
 		q, err := ParseQuantity(e.x.bytes(e.x.slots[v.slot]))
 		if err != nil { // fault has accepted the same bytes
