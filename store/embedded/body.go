@@ -73,26 +73,28 @@ func (b *body) path() string { return fmt.Sprintf("/proc/self/fd/%d", b.file.Fd(
 
 func (b *body) close() error { return b.file.Close() }
 
-// firstBlockRows reads the number of rows that the first block of a Native body announces. clickhouse-go sends one
-// block an insert, so this is the number of rows sent, counted independently of the engine.
-func (b *body) firstBlockRows() (uint64, error) {
-	head := make([]byte, 2*binary.MaxVarintLen64)
-	n, err := b.file.ReadAt(head, 0)
+// blockHead is what the first block of a Native body announces. clickhouse-go sends one block an insert, so rows is
+// the number of rows sent, counted independently of the engine.
+type blockHead struct{ columns, rows uint64 }
+
+func (b *body) head() (blockHead, error) {
+	bytes := make([]byte, 2*binary.MaxVarintLen64)
+	n, err := b.file.ReadAt(bytes, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, fmt.Errorf("read rows: %w", err)
+		return blockHead{}, fmt.Errorf("read rows: %w", err)
 	}
-	return blockRows(head[:n])
+	return parseBlockHead(bytes[:n])
 }
 
-// blockRows parses the head of a Native block: number of columns, number of rows.
-func blockRows(head []byte) (uint64, error) {
-	columns, n := binary.Uvarint(head)
+// parseBlockHead parses the head of a Native block: number of columns, number of rows.
+func parseBlockHead(bytes []byte) (blockHead, error) {
+	columns, n := binary.Uvarint(bytes)
 	if n <= 0 || columns == 0 || columns > 10_000 {
-		return 0, bridgeError(codeBadArguments, "body is not in FORMAT Native: no block with columns. (BAD_ARGUMENTS)")
+		return blockHead{}, bridgeError(codeBadArguments, "body is not in FORMAT Native: no block with columns. (BAD_ARGUMENTS)")
 	}
-	rows, m := binary.Uvarint(head[n:])
+	rows, m := binary.Uvarint(bytes[n:])
 	if m <= 0 {
-		return 0, bridgeError(codeBadArguments, "body is not in FORMAT Native: its first block has no row count. (BAD_ARGUMENTS)")
+		return blockHead{}, bridgeError(codeBadArguments, "body is not in FORMAT Native: its first block has no row count. (BAD_ARGUMENTS)")
 	}
-	return rows, nil
+	return blockHead{columns, rows}, nil
 }

@@ -1,8 +1,10 @@
 package embedded
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unsafe"
 )
@@ -13,15 +15,18 @@ const defaultDatabase = "default"
 //
 //   - The two caches are keyed by path and modification time, and request bodies reuse paths of the form
 //     /proc/self/fd/N: a cached schema or row count would belong to another request.
+//   - file() reads the columns that the body has; the engine's default takes the names of the target table and fills
+//     missing columns with default values.
 //   - max_query_size is the engine's limit on SQL text; its default of 256 KiB is less than a long IN list.
 //   - max_execution_time is in seconds; a request may set its own.
 //   - async_insert off: an insert is answered when its rows are stored, on every engine version.
 var baseSettings = map[string]string{
-	"schema_inference_use_cache_for_file": "0",
-	"use_cache_for_count_from_files":      "0",
-	"max_query_size":                      "67108864",
-	"max_execution_time":                  "600",
-	"async_insert":                        "0",
+	"schema_inference_use_cache_for_file":                   "0",
+	"use_cache_for_count_from_files":                        "0",
+	"use_structure_from_insertion_table_in_table_functions": "0",
+	"max_query_size":     "67108864",
+	"max_execution_time": "600",
+	"async_insert":       "0",
 }
 
 // markSetting carries the connection's own mark, by which KILL QUERY finds what it is running.
@@ -159,6 +164,19 @@ func (c *conn) lines(sql string) ([]string, error) {
 		return nil, nil
 	}
 	return strings.Split(text, "\n"), nil
+}
+
+// count returns the number of rows of a table expression.
+func (c *conn) count(from string) (uint64, error) {
+	lines, err := c.lines("SELECT count() FROM " + from)
+	if err != nil || len(lines) != 1 {
+		return 0, errors.Join(errors.New("count rows"), err)
+	}
+	n, err := strconv.ParseUint(lines[0], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("count rows: %w", err)
+	}
+	return n, nil
 }
 
 // stream is a SELECT under way. Its memory is bounded by the block in hand.

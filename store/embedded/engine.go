@@ -66,6 +66,7 @@ type Engine struct {
 
 	mu       sync.Mutex
 	child    *child
+	closed   bool
 	restarts uint64
 	lastErr  error
 }
@@ -286,11 +287,17 @@ func (e *Engine) Socket() string { return e.opts.Socket }
 // DialContext connects to the engine whatever network and address are: it has the form of http.Transport's field.
 // While the engine restarts it returns an error at once.
 func (e *Engine) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
-	return dialSocket(ctx, e.opts.Socket)
+	return e.Dial(ctx, "")
 }
 
 // Dial is DialContext in the form of clickhouse-go's Options.DialContext.
 func (e *Engine) Dial(ctx context.Context, _ string) (net.Conn, error) {
+	e.mu.Lock()
+	closed := e.closed
+	e.mu.Unlock()
+	if closed {
+		return nil, ErrClosed
+	}
 	return dialSocket(ctx, e.opts.Socket)
 }
 
@@ -348,13 +355,18 @@ func (e *Engine) PID() int {
 }
 
 // Close ends the supervision and stops the child: SIGTERM first, so that it finishes running statements, and SIGKILL
-// when ctx ends before it does. It returns when the child is gone. Calling it again is harmless.
+// when ctx ends before it does. It returns when the child is gone. A second call only waits for that.
 func (e *Engine) Close(ctx context.Context) error {
 	e.cancel()
 	<-e.done
 	e.mu.Lock()
-	c := e.child
+	c, again := e.child, e.closed
+	e.closed = true
 	e.mu.Unlock()
+	if again {
+		<-c.exited
+		return nil
+	}
 	err := c.terminate(ctx)
 	e.client.CloseIdleConnections()
 	return err

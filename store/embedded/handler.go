@@ -17,16 +17,12 @@ import (
 // stallTimeout ends a request whose client neither sends nor takes bytes for so long, and so gives its connection back.
 const stallTimeout = 60 * time.Second
 
-// helloQuery is what clickhouse-go asks first on every connection. Revision 0 tells it that Native blocks come
-// without block info, which is how this engine writes them.
-const helloQuery = "SELECT displayName(), version(), revision(), timezone()"
-
 // handler answers the part of ClickHouse's HTTP interface that clickhouse-go uses.
 type handler struct {
 	pool      *pool
 	durable   *durability
 	logger    *slog.Logger
-	hello     []byte        // the answer to helloQuery
+	hello     hello
 	spoolDir  string        // where large bodies go
 	bodyLimit int64         // bytes of one insert
 	inserts   chan struct{} // one slot for every body held at once
@@ -73,8 +69,12 @@ func (h *handler) serveStatement(w http.ResponseWriter, r *http.Request) error {
 	if req.statement.kind == kindInsertBody {
 		return h.serveInsert(w, r, req, control)
 	}
-	if strings.TrimSpace(req.sql) == helloQuery && req.format == "Native" {
-		return writeAnswer(w, "Native", h.hello)
+	if req.format == "Native" && isHello(req.sql) {
+		answer, err := h.hello.encode(req.revision)
+		if err != nil {
+			return err
+		}
+		return writeAnswer(w, "Native", answer)
 	}
 	// A read deadline would also end the server's watch for a client that leaves.
 	_ = control.SetReadDeadline(time.Time{})
@@ -173,7 +173,7 @@ func (h *handler) answerInsert(w http.ResponseWriter, c *conn, req *request) err
 	if err := h.durable.inserted(c, req.statement.database, req.statement.table); err != nil {
 		return err
 	}
-	return writeSummary(w, res.rowsRead(), res.rowsWritten())
+	return writeSummary(w, res.rowsWritten(), res.rowsWritten())
 }
 
 // serveInsert stores the request's rows in an anonymous file, lets the engine insert from it and compares the counts.
@@ -195,36 +195,57 @@ func (h *handler) serveInsert(w http.ResponseWriter, r *http.Request, req *reque
 	if rows.size == 0 {
 		return bridgeError(codeNoData, "insert without rows. (NO_DATA_TO_INSERT)")
 	}
-	announced, err := rows.firstBlockRows()
+	head, err := rows.head()
 	if err != nil {
 		return err
+	}
+	if names := req.statement.columns; names != nil && uint64(len(names)) != head.columns {
+		return bridgeError(codeBadArguments, "insert into %d columns has a body of %d columns. (BAD_ARGUMENTS)", len(names), head.columns)
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	return h.pool.run(r.Context(), func(c *conn) error {
 		if err := c.prepare(req.database, req.settings); err != nil {
 			return err
 		}
-		return h.insert(w, c, req, rows, announced)
+		return h.insert(w, c, req, rows, head.rows)
 	})
 }
 
+// insert runs the insert from the body's file. announced is the row count of the body's first block.
 func (h *handler) insert(w http.ResponseWriter, c *conn, req *request, rows *body, announced uint64) error {
-	sql := req.statement.insert + " SELECT * FROM file(" + quoteString(rows.path()) + ", 'Native')"
-	res, err := c.query(sql, req.format)
+	file := "file(" + quoteString(rows.path()) + ", 'Native')"
+	res, err := c.query(req.statement.insert+" SELECT "+selectList(req.statement.columns)+" FROM "+file, req.format)
 	if err != nil {
 		return err
 	}
-	defer res.close()
-	// One block, as clickhouse-go sends it, is counted here and in the engine. Of several blocks only the engine knows
-	// the sum; it must be at least the first one's count.
-	sent := max(announced, res.rowsRead())
-	if written := res.rowsWritten(); written < sent {
+	written := res.rowsWritten()
+	res.close()
+	sent := announced
+	if written != announced {
+		// Rows are missing, or the body has several blocks, or a materialized view wrote more: count again.
+		if sent, err = c.count(file); err != nil {
+			return err
+		}
+	}
+	if written < sent {
 		return bridgeError(codeUnknown, "insert into %.100q wrote %d of %d rows: repeat the whole insert. (UNKNOWN_EXCEPTION)", req.statement.table, written, sent)
 	}
 	if err := h.durable.inserted(c, req.statement.database, req.statement.table); err != nil {
 		return err
 	}
-	return writeSummary(w, sent, res.rowsWritten())
+	return writeSummary(w, sent, written)
+}
+
+// selectList takes the columns by name, so that a body with other names is an error, not rows in wrong columns.
+func selectList(columns []string) string {
+	if columns == nil {
+		return "*"
+	}
+	quoted := make([]string, len(columns))
+	for i, name := range columns {
+		quoted[i] = quoteName(name)
+	}
+	return strings.Join(quoted, ", ")
 }
 
 // progressBody lets a body take as long as it likes while bytes keep coming.
@@ -264,6 +285,7 @@ func writeAnswer(w http.ResponseWriter, format string, answer []byte) error {
 	return nil
 }
 
+// writeSummary answers an insert with the rows sent and the rows written, which include those of materialized views.
 func writeSummary(w http.ResponseWriter, read, written uint64) error {
 	w.Header().Set("X-ClickHouse-Summary", fmt.Sprintf(`{"read_rows":"%d","written_rows":"%d"}`, read, written))
 	return writeAnswer(w, "Native", nil)

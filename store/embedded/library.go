@@ -23,7 +23,6 @@ type library struct {
 	resultBuffer      func(res unsafe.Pointer) unsafe.Pointer
 	resultLength      func(res unsafe.Pointer) uint64
 	resultRowsWritten func(res unsafe.Pointer) uint64
-	resultStorageRows func(res unsafe.Pointer) uint64
 	resultError       func(res unsafe.Pointer) string
 }
 
@@ -50,7 +49,6 @@ func openLibrary(path string) (*library, error) {
 		{&lib.resultBuffer, "chdb_result_buffer"},
 		{&lib.resultLength, "chdb_result_length"},
 		{&lib.resultRowsWritten, "chdb_result_rows_written"},
-		{&lib.resultStorageRows, "chdb_result_storage_rows_read"},
 		{&lib.resultError, "chdb_result_error"},
 	}
 	var missing []error
@@ -119,6 +117,3 @@ func (r result) bytes() []byte {
 
 // rowsWritten counts rows the statement wrote, those of materialized views included.
 func (r result) rowsWritten() uint64 { return r.lib.resultRowsWritten(r.ptr) }
-
-// rowsRead counts rows the statement read from tables and files.
-func (r result) rowsRead() uint64 { return r.lib.resultStorageRows(r.ptr) }

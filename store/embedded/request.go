@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -22,6 +23,7 @@ type request struct {
 	format    string // of the answer, when the statement names none
 	settings  map[string]string
 	queryID   string
+	revision  uint64 // of the protocol, as the client assumes before its hello is answered
 }
 
 var (
@@ -95,9 +97,14 @@ func (req *request) parameter(name, value string) error {
 			return bridgeError(codeBadArguments, "default_format %.60q is not a format name. (BAD_ARGUMENTS)", value)
 		}
 		req.format = value
-	case "client_protocol_version", "quota_key", "wait_end_of_query", "buffer_size", "user", "password":
-		// No meaning on a private socket. Native blocks always have the layout of revision 0, which the answer to the
-		// driver's hello says.
+	case "client_protocol_version":
+		revision, err := strconv.ParseUint(value, 10, 32)
+		if err != nil {
+			return bridgeError(codeBadArguments, "client_protocol_version %.60q is not a number. (BAD_ARGUMENTS)", value)
+		}
+		req.revision = revision
+	case "quota_key", "wait_end_of_query", "buffer_size", "user", "password":
+		// No meaning on a private socket.
 	case "compress", "decompress":
 		if value != "0" && value != "" {
 			return bridgeError(codeNotImplemented, "compression is not supported on the local socket: switch client compression off. (NOT_IMPLEMENTED)")

@@ -177,12 +177,9 @@ func bootEngine(opts ServeOptions, fatal func(error)) (*handler, error) {
 		pool: p, durable: newDurability(path, opts.NoFsync), logger: opts.Logger,
 		spoolDir: opts.DataDir, bodyLimit: opts.MaxInsertBytes, inserts: make(chan struct{}, opts.Connections),
 	}
-	res, err := p.admin.query("SELECT displayName() AS `displayName()`, version() AS `version()`, toUInt32(0) AS `revision()`, timezone() AS `timezone()`", "Native")
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ask engine for its version: %w", err), p.close(context.Background()))
+	if h.hello, err = readHello(p.admin); err != nil {
+		return nil, errors.Join(err, p.close(context.Background()))
 	}
-	defer res.close()
-	h.hello = append([]byte(nil), res.bytes()...)
 	return h, nil
 }
 

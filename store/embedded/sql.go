@@ -22,6 +22,8 @@ type statement struct {
 	database, table string
 	// For kindInsertBody: the text before FORMAT, and the format's name.
 	insert, format string
+	// For inserts: the column list, unquoted; nil when there is none or it is more than names.
+	columns []string
 }
 
 // words that begin a statement, by kind. Words the engine treats as commands of its interactive client ("exit") are
@@ -84,6 +86,10 @@ func analyzeInsert(sql string, sc *scanner) (statement, error) {
 			tok = sc.next()
 		}
 	}
+	if tok.isPunct('(') {
+		st.columns = columnList(sc)
+		tok = sc.next()
+	}
 	for ; tok.kind != tokenEnd; tok = sc.next() {
 		switch {
 		case tok.depth > 0:
@@ -106,6 +112,32 @@ func analyzeInsert(sql string, sc *scanner) (statement, error) {
 		}
 	}
 	return st, nil
+}
+
+// columnList reads the names up to the closing parenthesis. It is nil when the list is not plain names, such as
+// (* EXCEPT (a)) or a SELECT in parentheses.
+func columnList(sc *scanner) []string {
+	var names []string
+	plain, name := true, ""
+	for tok := sc.next(); tok.kind != tokenEnd; tok = sc.next() {
+		switch {
+		case tok.isPunct(')') && tok.depth <= 1:
+			if !plain || name == "" {
+				return nil
+			}
+			return append(names, name)
+		case tok.isPunct(',') && tok.depth == 1:
+			plain = plain && name != ""
+			names, name = append(names, name), ""
+		case tok.isPunct('.') && name != "":
+			name += "."
+		case tok.name() != "" && (name == "" || strings.HasSuffix(name, ".")):
+			name += tok.name()
+		default:
+			plain = false
+		}
+	}
+	return nil
 }
 
 // expectSingle reads on to the end and refuses a second statement.
