@@ -54,7 +54,7 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration.`,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newCheckConfigCommand(), newVersionCommand())
+	root.AddCommand(newCheckConfigCommand(), newEngineCommand(), newVersionCommand())
 	root.AddCommand(newSandboxCommand())
 	return root
 }
