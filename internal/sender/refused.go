@@ -8,7 +8,7 @@ import (
 	"unicode"
 )
 
-// maxShown is how many of the refused events an error lists; all are in [RefusedError.Events].
+// maxShown is how many of the refused events an error lists; all are in [RefusedError].Events.
 const maxShown = 10
 
 // EventProblem is why the daemon refused one event.
@@ -43,8 +43,9 @@ type RefusedError struct {
 	Title, Detail string
 	// First and Last are the batch's positions.
 	First, Last Position
-	// Events are the refused ones; empty if the request was refused as a whole.
+	// Events are the refused ones that the daemon listed, of Total; none if the request was refused as a whole.
 	Events []EventProblem
+	Total  int
 }
 
 // Error says what was refused and why, with at most ten events.
@@ -56,12 +57,12 @@ func (e *RefusedError) Error() string {
 			b.WriteString(": " + text)
 		}
 	}
-	for i, p := range e.Events {
-		if i == maxShown {
-			fmt.Fprintf(&b, "\n  … and %d more", len(e.Events)-maxShown)
-			break
-		}
+	shown := e.Events[:min(len(e.Events), maxShown)]
+	for _, p := range shown {
 		b.WriteString("\n  " + p.String())
+	}
+	if more := max(e.Total, len(e.Events)) - len(shown); more > 0 && len(shown) > 0 {
+		fmt.Fprintf(&b, "\n  … and %d more", more)
 	}
 	return b.String()
 }
@@ -80,48 +81,38 @@ func (e *RefusedError) advice() string {
 	}
 }
 
-// problem is an answer of the daemon in the format of RFC 9457, with its list of refused events.
+// problem is what of an answer in the format of RFC 9457 serves a person; errors and total_errors are the daemon's own.
 type problem struct {
-	Title, Detail string
-	Events        []problemEvent
+	Title       string          `json:"title"`
+	Detail      string          `json:"detail"`
+	Errors      json.RawMessage `json:"errors"`
+	TotalErrors int             `json:"total_errors"`
 }
 
+// problemEvent is an entry of errors.
 type problemEvent struct {
-	Index                 int
-	Field, Reason, Detail string
+	Index  *int   `json:"index"`
+	Field  string `json:"field"`
+	Reason string `json:"reason"`
+	Detail string `json:"detail"`
 }
 
-// parseProblem reads what it can; an answer in another format gives an empty problem. The list of events is looked for
-// under the names errors, events, problems and results, and entries that report success are left out.
+// parseProblem reads what it can: an answer of something else, such as a proxy's page, gives an empty problem.
 func parseProblem(answer []byte) problem {
-	var top map[string]json.RawMessage
-	if json.Unmarshal(answer, &top) != nil {
+	var p problem
+	if json.Unmarshal(answer, &p) != nil {
 		return problem{}
-	}
-	p := problem{Title: text(top["title"]), Detail: text(top["detail"])}
-	for _, name := range []string{"errors", "events", "problems", "results"} {
-		var list []map[string]json.RawMessage
-		if json.Unmarshal(top[name], &list) != nil {
-			continue
-		}
-		for _, item := range list {
-			e := problemEvent{
-				Index: -1, Field: text(item["field"]), Reason: text(item["reason"]), Detail: text(item["detail"]),
-			}
-			if json.Unmarshal(item["index"], &e.Index) == nil && (e.Reason != "" || e.Detail != "") {
-				p.Events = append(p.Events, e)
-			}
-		}
 	}
 	return p
 }
 
-func text(raw json.RawMessage) string {
-	var s string
-	if json.Unmarshal(raw, &s) != nil {
-		return ""
+// events returns the refused events; none where the list isn't the daemon's.
+func (p problem) events() []problemEvent {
+	var list []problemEvent
+	if json.Unmarshal(p.Errors, &list) != nil {
+		return nil
 	}
-	return s
+	return list
 }
 
 func newRefusedError(status int, answer []byte, b *batch) *RefusedError {
@@ -130,14 +121,15 @@ func newRefusedError(status int, answer []byte, b *batch) *RefusedError {
 		Status: status, Title: clean(p.Title), Detail: clean(p.Detail),
 		First: b.positions[0], Last: b.positions[len(b.positions)-1],
 	}
-	for _, pe := range p.Events {
-		if pe.Index < 0 || pe.Index >= len(b.positions) {
+	for _, pe := range p.events() {
+		if pe.Index == nil || *pe.Index < 0 || *pe.Index >= len(b.positions) {
 			continue // not an event of this batch; the detail still says what is wrong
 		}
 		e.Events = append(e.Events, EventProblem{
-			Position: b.positions[pe.Index], Field: clean(pe.Field), Reason: clean(pe.Reason), Detail: clean(pe.Detail),
+			Position: b.positions[*pe.Index], Field: clean(pe.Field), Reason: clean(pe.Reason), Detail: clean(pe.Detail),
 		})
 	}
+	e.Total = max(p.TotalErrors, len(e.Events))
 	return e
 }
 

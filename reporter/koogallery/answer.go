@@ -178,7 +178,9 @@ func (a answer) refusals(batch []reporter.UsageRecord) (refused map[reporter.Met
 			strays++
 			continue
 		}
-		refused[sn] = reporter.Refusal{Code: clean(e.code), Message: clean(e.message)}
+		refused[sn] = reporter.Refusal{
+			Code: clean(e.code), Message: clean(e.message), Duplicate: isDuplicate(e.code),
+		}
 	}
 	return refused, strays
 }

@@ -225,7 +225,13 @@ func TestAbnormalUsageData(t *testing.T) {
 		"null":       {`{"error_code":"MKT.0000","abnormal_usage_data":null}`, nil, 0},
 		"by number": {
 			`{"abnormal_usage_data":[{"metering_sn":"` + sn(1) + `","error_code":"010","error_msg":"SDR duplicated"}]}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[1].SN: {Code: "010", Message: "SDR duplicated"}}, 0,
+			map[reporter.MeteringSN]reporter.Refusal{
+				batch[1].SN: {Code: "010", Message: "SDR duplicated", Duplicate: true},
+			}, 0,
+		},
+		"duplicate as a number": {
+			`{"abnormal_usage_data":[{"metering_sn":"` + sn(1) + `","code":5}]}`,
+			map[reporter.MeteringSN]reporter.Refusal{batch[1].SN: {Code: "5", Duplicate: true}}, 0,
 		},
 		"by window, inside an object": {
 			`{"abnormal_usage_data_info":{"abnormal_usage_data":[{"instance_id":"` + demoInstance +

@@ -306,7 +306,8 @@ func (c *Client) takeRefusals(
 ) {
 	refused, strays := ans.refusals(batch)
 	for sn, r := range refused {
-		refused[sn] = reporter.Refusal{Code: c.redact(r.Code), Message: c.redact(r.Message)}
+		r.Code, r.Message = c.redact(r.Code), c.redact(r.Message)
+		refused[sn] = r
 	}
 	res.Refused = refused
 	if strays > 0 {

@@ -26,6 +26,18 @@ const (
 	codeTooOld          = "9004"
 )
 
+// Codes of a single record that say that the marketplace has it already (section 1.6).
+const (
+	recordDuplicateSN     = "005"
+	recordDuplicateWindow = "010"
+)
+
+// isDuplicate tells whether a record's code is one of these; sent as a number, a code has lost its zeros.
+func isDuplicate(code string) bool {
+	code = strings.TrimLeft(code, "0")
+	return code == strings.TrimLeft(recordDuplicateSN, "0") || code == strings.TrimLeft(recordDuplicateWindow, "0")
+}
+
 // codeClasses says what each documented code means for the reporter. Permanent errors come with HTTP 500 too, so the
 // status has no say where a code is known.
 var codeClasses = map[string]reporter.Class{

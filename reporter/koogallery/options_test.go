@@ -174,7 +174,7 @@ func TestSecretPrintsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.Write(js)
-	for _, form := range []string{key, fmt.Sprintf("%x", key), fmt.Sprintf("%X", key), fmt.Sprint([]byte(key))} {
+	for _, form := range []string{key, fmt.Sprintf("%x", key), fmt.Sprintf("%X", key), fmt.Sprintf("%d", []byte(key))} {
 		if strings.Contains(out.String(), form) {
 			t.Errorf("the key is printed as %q in\n%s", form, out.String())
 		}

@@ -69,10 +69,10 @@ func TestNewRecordIsSorted(t *testing.T) {
 	t.Parallel()
 	typ := reflect.TypeFor[koogallery.NewRecord]()
 	var names []string
-	for i := range typ.NumField() {
-		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+	for field := range typ.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		names = append(names, name)
-		if typ.Field(i).Type.Kind() != reflect.String {
+		if field.Type.Kind() != reflect.String {
 			t.Errorf("%s is not a string", name)
 		}
 	}
@@ -106,9 +106,8 @@ func TestCheck(t *testing.T) {
 		"no product":         {func(r *reporter.UsageRecord) { r.ProductID = "" }, "", "product id: missing"},
 		"bad package":        {func(r *reporter.UsageRecord) { r.Package = "\x7f" }, "package: only", "package: only"},
 		"zero":               {func(r *reporter.UsageRecord) { r.Quantity = meter.Quantity{} }, "above zero", "above zero"},
-		"negative": {func(r *reporter.UsageRecord) { r.Quantity = meter.NewQuantity(-1, 0) },
-			"above zero (got -1)", "above zero"},
-		"smallest": {func(r *reporter.UsageRecord) { r.Quantity = meter.NewQuantity(1, -4) }, "", ""},
+		"negative":           {func(r *reporter.UsageRecord) { r.Quantity = meter.NewQuantity(-1, 0) }, "above zero (got -1)", "above zero"},
+		"smallest":           {func(r *reporter.UsageRecord) { r.Quantity = meter.NewQuantity(1, -4) }, "", ""},
 		"too fine": {func(r *reporter.UsageRecord) { r.Quantity = meter.NewQuantity(10001, -5) },
 			"more than 4 decimals (got 0.10001)", "more than 4"},
 		"trailing zeros": {func(r *reporter.UsageRecord) { r.Quantity = meter.NewQuantity(100000, -6) }, "", ""},
