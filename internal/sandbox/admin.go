@@ -73,8 +73,7 @@ func (s *Sandbox) adminCall(w http.ResponseWriter, r *http.Request, h func(http.
 	if err == nil {
 		return
 	}
-	var known *adminError
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*adminError](err); ok {
 		writeAdminError(w, known.status, known.Error())
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -139,7 +140,7 @@ func TestRecordFilters(t *testing.T) {
 	seqs := func(l listed) string {
 		var out []string
 		for _, r := range l.Records {
-			out = append(out, fmt.Sprint(r.Seq))
+			out = append(out, strconv.FormatInt(r.Seq, 10))
 		}
 		return strings.Join(out, " ")
 	}

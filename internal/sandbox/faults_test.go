@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -200,7 +201,7 @@ func TestFaultsAreDeterministic(t *testing.T) {
 		})
 		var out strings.Builder
 		for i := range 40 {
-			out.WriteString(m.push(t, good(fmt.Sprint(i)).window(-i)).Code[4:] + " ")
+			out.WriteString(m.push(t, good(strconv.Itoa(i)).window(-i)).Code[4:] + " ")
 		}
 		return out.String()
 	}
@@ -228,7 +229,7 @@ func TestFaultBookkeeping(t *testing.T) {
 	}
 	var got []string
 	for i := range 3 {
-		got = append(got, s.call(t, good(fmt.Sprint(i)).window(-i)).Code)
+		got = append(got, s.call(t, good(strconv.Itoa(i)).window(-i)).Code)
 	}
 	if diff := cmp.Diff([]string{"MKT.0000", "MKT.0250", "MKT.0000"}, got); diff != "" {
 		t.Errorf("codes (-want +got):\n%s", diff)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -62,8 +63,8 @@ type market struct {
 }
 
 // newMarket builds a sandbox at start; edit may change the options.
-func newMarket(t testing.TB, edit func(*sandbox.Options)) market {
-	t.Helper()
+func newMarket(tb testing.TB, edit func(*sandbox.Options)) market {
+	tb.Helper()
 	clock := &testClock{at: start}
 	opts := sandbox.Options{Now: clock.Now, Key: testKey, AccessKeys: map[string]string{testAK: testSK}}
 	if edit != nil {
@@ -71,11 +72,11 @@ func newMarket(t testing.TB, edit func(*sandbox.Options)) market {
 	}
 	sb, err := sandbox.New(opts)
 	if err != nil {
-		t.Fatalf("New() = %v", err)
+		tb.Fatalf("New() = %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := sb.Close(); err != nil {
-			t.Errorf("Close() = %v", err)
+			tb.Errorf("Close() = %v", err)
 		}
 	})
 	return market{sb, clock}
@@ -87,9 +88,7 @@ type fields map[string]any
 // with copies the record with other values; nil removes a field.
 func (f fields) with(pairs ...any) fields {
 	out := fields{}
-	for k, v := range f {
-		out[k] = v
-	}
+	maps.Copy(out, f)
 	for i := 0; i < len(pairs); i += 2 {
 		name, ok := pairs[i].(string)
 		if !ok {
@@ -123,11 +122,11 @@ func (f fields) window(hours int) fields {
 func (f fields) oldForm() fields { return f.with("metering_sn", nil, "product_id", "OFFI1") }
 
 // bodyOf encodes records; encoding/json sorts the keys of maps, so this is the sorted compact form.
-func bodyOf(t testing.TB, records ...fields) string {
-	t.Helper()
+func bodyOf(tb testing.TB, records ...fields) string {
+	tb.Helper()
 	text, err := json.Marshal(map[string]any{"usage_records": records})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return string(text)
 }
@@ -143,11 +142,11 @@ func sign(key, ts, nonce, body string) string {
 }
 
 // newRequest is a properly signed call of the new API.
-func newRequest(t testing.TB, at time.Time, body string) *http.Request {
-	t.Helper()
+func newRequest(tb testing.TB, at time.Time, body string) *http.Request {
+	tb.Helper()
 	ts := strconv.FormatInt(at.UnixMilli(), 10)
 	nonce := fmt.Sprintf("nonce-%d", nonces.Add(1))
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, sandbox.PathNew, strings.NewReader(body))
+	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, sandbox.PathNew, strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("ts", ts)
 	r.Header.Set("nonce", nonce)
@@ -156,9 +155,9 @@ func newRequest(t testing.TB, at time.Time, body string) *http.Request {
 }
 
 // oldRequest is a properly signed call of the old API, signed with a few lines of the test's own.
-func oldRequest(t testing.TB, at time.Time, body string) *http.Request {
-	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "https://mkt.example.com"+sandbox.PathOld, strings.NewReader(body))
+func oldRequest(tb testing.TB, at time.Time, body string) *http.Request {
+	tb.Helper()
+	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "https://mkt.example.com"+sandbox.PathOld, strings.NewReader(body))
 	stamp := at.UTC().Format("20060102T150405Z")
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("X-Sdk-Date", stamp)
@@ -182,8 +181,8 @@ type reply struct {
 }
 
 // do serves one request in process and decodes the API's answer.
-func do(t testing.TB, h http.Handler, r *http.Request) reply {
-	t.Helper()
+func do(tb testing.TB, h http.Handler, r *http.Request) reply {
+	tb.Helper()
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	var out struct {
@@ -191,30 +190,30 @@ func do(t testing.TB, h http.Handler, r *http.Request) reply {
 		Msg  string `json:"error_msg"`
 	}
 	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
-		t.Fatalf("answer %q is not JSON: %v", w.Body, err)
+		tb.Fatalf("answer %q is not JSON: %v", w.Body, err)
 	}
 	return reply{w.Code, out.Code, out.Msg, w.Header().Get("X-Sandbox-Detail"), w.Body.String()}
 }
 
 // push sends records with a proper signature at the clock's time.
-func (m market) push(t testing.TB, records ...fields) reply {
-	t.Helper()
-	return do(t, m, newRequest(t, m.clock.Now(), bodyOf(t, records...)))
+func (m market) push(tb testing.TB, records ...fields) reply {
+	tb.Helper()
+	return do(tb, m, newRequest(tb, m.clock.Now(), bodyOf(tb, records...)))
 }
 
 // mustPush fails the test unless the records are accepted.
-func (m market) mustPush(t testing.TB, records ...fields) {
-	t.Helper()
-	if got := m.push(t, records...); got.Code != sandbox.CodeSuccess {
-		t.Fatalf("push = %+v, want %s", got, sandbox.CodeSuccess)
+func (m market) mustPush(tb testing.TB, records ...fields) {
+	tb.Helper()
+	if got := m.push(tb, records...); got.Code != sandbox.CodeSuccess {
+		tb.Fatalf("push = %+v, want %s", got, sandbox.CodeSuccess)
 	}
 }
 
 // codes validates everything and lists the records' states and codes.
-func (m market) codes(t testing.TB) []string {
-	t.Helper()
+func (m market) codes(tb testing.TB) []string {
+	tb.Helper()
 	if err := m.Validate(); err != nil {
-		t.Fatalf("Validate() = %v", err)
+		tb.Fatalf("Validate() = %v", err)
 	}
 	var out []string
 	for _, r := range m.Records() {
@@ -228,9 +227,9 @@ func (m market) codes(t testing.TB) []string {
 }
 
 // adminDo calls the administration from the loopback interface.
-func (m market) adminDo(t testing.TB, method, target, body string) (int, string) {
-	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
+func (m market) adminDo(tb testing.TB, method, target, body string) (int, string) {
+	tb.Helper()
+	r := httptest.NewRequestWithContext(tb.Context(), method, target, strings.NewReader(body))
 	r.RemoteAddr = "127.0.0.1:50000"
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")

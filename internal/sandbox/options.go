@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sort"
 	"time"
 )
@@ -183,9 +184,7 @@ func setDefault[T comparable](field *T, value T) {
 // sellers lists the caller identities of the new API in a stable order.
 func (o Options) sellers() ([]seller, error) {
 	byName := map[string]string{}
-	for name, key := range o.SellerKeys {
-		byName[name] = key
-	}
+	maps.Copy(byName, o.SellerKeys)
 	if o.Key != "" {
 		if _, ok := byName[DefaultSeller]; ok {
 			return nil, fmt.Errorf("options: both Key and SellerKeys[%q] are given", DefaultSeller)

@@ -2,11 +2,11 @@ package sandbox_test
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,31 +22,31 @@ type stateful struct {
 	clock *testClock
 }
 
-func (s stateful) open(t testing.TB) (market, error) {
-	t.Helper()
+func (s stateful) open(tb testing.TB) (market, error) {
+	tb.Helper()
 	sb, err := sandbox.New(sandbox.Options{Now: s.clock.Now, Key: testKey, AccessKeys: map[string]string{testAK: testSK}, StateFile: s.path, SyncState: true})
 	return market{sb, s.clock}, err
 }
 
-func (s stateful) mustOpen(t testing.TB) market {
-	t.Helper()
-	m, err := s.open(t)
+func (s stateful) mustOpen(tb testing.TB) market {
+	tb.Helper()
+	m, err := s.open(tb)
 	if err != nil {
-		t.Fatalf("New() = %v", err)
+		tb.Fatalf("New() = %v", err)
 	}
 	return m
 }
 
-func (m market) mustClose(t testing.TB) {
-	t.Helper()
+func (m market) mustClose(tb testing.TB) {
+	tb.Helper()
 	if err := m.Close(); err != nil {
-		t.Fatalf("Close() = %v", err)
+		tb.Fatalf("Close() = %v", err)
 	}
 }
 
-func newStateful(t testing.TB) stateful {
-	t.Helper()
-	return stateful{filepath.Join(t.TempDir(), "sandbox.log"), &testClock{at: start}}
+func newStateful(tb testing.TB) stateful {
+	tb.Helper()
+	return stateful{filepath.Join(tb.TempDir(), "sandbox.log"), &testClock{at: start}}
 }
 
 // snapshot is everything a restart must keep.
@@ -62,28 +62,28 @@ func (m market) snapshot() snapshot {
 }
 
 // fill makes a history with every kind of event.
-func (m market) fill(t testing.TB) {
-	t.Helper()
+func (m market) fill(tb testing.TB) {
+	tb.Helper()
 	if err := m.Declare(sandbox.Instance{ID: "closed", State: sandbox.InstanceClosed, ClosedAt: start.Add(-time.Hour)}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	m.mustPush(t, good("a"), good("b"), good("c").with("usage_value", "0"), good("d").with("instance_id", "closed"))
+	m.mustPush(tb, good("a"), good("b"), good("c").with("usage_value", "0"), good("d").with("instance_id", "closed"))
 	if _, err := m.Inject(sandbox.Fault{Kind: "abnormal_list", Instance: "listed", Code: "013"}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	m.mustPush(t, good("e").with("instance_id", "listed"), good("f").window(-1))
+	m.mustPush(tb, good("e").with("instance_id", "listed"), good("f").window(-1))
 	m.clock.Add(10 * time.Minute)
-	if got := do(t, m, oldRequest(t, m.clock.Now(), bodyOf(t, good("").oldForm().window(-2)))); got.Code != "MKT.0000" {
-		t.Fatalf("old push = %+v", got)
+	if got := do(tb, m, oldRequest(tb, m.clock.Now(), bodyOf(tb, good("").oldForm().window(-2)))); got.Code != "MKT.0000" {
+		tb.Fatalf("old push = %+v", got)
 	}
 	if err := m.Validate(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	m.mustPush(t, good("a").window(-3))
+	m.mustPush(tb, good("a").window(-3))
 	if err := m.AdvanceBy(time.Minute); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	m.mustPush(t, good("g").window(-4))
+	m.mustPush(tb, good("g").window(-4))
 }
 
 func TestStateSurvivesRestart(t *testing.T) {
@@ -153,7 +153,7 @@ func TestStateCutAnywhere(t *testing.T) {
 	}
 	header := bytes.IndexByte(text, '\n') + 1
 	for cut := header; cut < len(text); cut += 7 {
-		part := stateful{filepath.Join(t.TempDir(), fmt.Sprint(cut)), s.clock}
+		part := stateful{filepath.Join(t.TempDir(), strconv.Itoa(cut)), s.clock}
 		if err := os.WriteFile(part.path, text[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
