@@ -1,0 +1,96 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/meterd/meterd/meter"
+	"github.com/meterd/meterd/reporter"
+)
+
+// readJSON reads a small JSON object strictly. An empty body is an empty object.
+func (a *API) readJSON(w *response, r *http.Request, into any) error {
+	f, err := eventsForm(r.Header)
+	if err != nil || f != formJSON && f != formAsk {
+		return unsupported("send application/json")
+	}
+	b, err := a.readBody(w, r)
+	if err != nil {
+		return err
+	}
+	defer b.release()
+	if len(b.trimSpace()) == 0 {
+		return nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(b.data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		return invalidRequest("the body can't be read: %s", jsonReason(err))
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return invalidRequest("the body holds more than one JSON value")
+	}
+	return nil
+}
+
+// closeView is what a close did.
+type closeView struct {
+	Windows int               `json:"windows"`
+	First   *meter.Window     `json:"first,omitempty"`
+	Last    *meter.Window     `json:"last,omitempty"`
+	Events  uint64            `json:"events"`
+	Usages  uint64            `json:"usages"`
+	Records uint64            `json:"records"`
+	States  map[string]uint64 `json:"states"`
+}
+
+func viewClose(s reporter.ClosedSummary) closeView {
+	v := closeView{Windows: s.Windows, Events: s.Events, Usages: s.Usages, Records: s.Records, States: map[string]uint64{}}
+	if s.Windows > 0 {
+		v.First, v.Last = &s.First, &s.Last
+	}
+	for state, n := range s.States {
+		v.States[state.String()] = n
+	}
+	return v
+}
+
+// postClose closes the windows that are due at a time.
+func (a *API) postClose(w *response, r *http.Request) error {
+	var request struct {
+		Until time.Time `json:"until"`
+	}
+	if err := a.readJSON(w, r, &request); err != nil {
+		return err
+	}
+	if request.Until.IsZero() {
+		return invalidRequest("until: is required, as an RFC 3339 time; windows whose end and grace period are before it are closed")
+	}
+	summary, err := a.o.Close(r.Context(), request.Until.UTC())
+	if errors.Is(err, reporter.ErrFuture) {
+		return err //nolint:wrapcheck // toProblem knows it
+	}
+	if err != nil {
+		return storeError(err)
+	}
+	return writeJSON(w, viewClose(summary))
+}
+
+// getStatus shows what the daemon says about itself.
+func (a *API) getStatus(w *response, r *http.Request) error {
+	if err := readParams(r.URL).err(); err != nil {
+		return err
+	}
+	answer := struct {
+		Now    time.Time `json:"now"`
+		Status any       `json:"status,omitempty"`
+	}{Now: a.o.Now().UTC()}
+	if a.o.Status != nil {
+		answer.Status = a.o.Status(r.Context())
+	}
+	return writeJSON(w, answer)
+}
