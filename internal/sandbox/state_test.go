@@ -20,11 +20,12 @@ import (
 type stateful struct {
 	path  string
 	clock *testClock
+	sync  bool
 }
 
 func (s stateful) open(tb testing.TB) (market, error) {
 	tb.Helper()
-	sb, err := sandbox.New(sandbox.Options{Now: s.clock.Now, Key: testKey, AccessKeys: map[string]string{testAK: testSK}, StateFile: s.path, SyncState: true})
+	sb, err := sandbox.New(sandbox.Options{Now: s.clock.Now, Key: testKey, AccessKeys: map[string]string{testAK: testSK}, StateFile: s.path, SyncState: s.sync})
 	return market{sb, s.clock}, err
 }
 
@@ -46,7 +47,7 @@ func (m market) mustClose(tb testing.TB) {
 
 func newStateful(tb testing.TB) stateful {
 	tb.Helper()
-	return stateful{filepath.Join(tb.TempDir(), "sandbox.log"), &testClock{at: start}}
+	return stateful{path: filepath.Join(tb.TempDir(), "sandbox.log"), clock: &testClock{at: start}}
 }
 
 // snapshot is everything a restart must keep.
@@ -89,6 +90,7 @@ func (m market) fill(tb testing.TB) {
 func TestStateSurvivesRestart(t *testing.T) {
 	t.Parallel()
 	s := newStateful(t)
+	s.sync = true
 	m := s.mustOpen(t)
 	m.fill(t)
 	before := m.snapshot()
@@ -153,7 +155,7 @@ func TestStateCutAnywhere(t *testing.T) {
 	}
 	header := bytes.IndexByte(text, '\n') + 1
 	for cut := header; cut < len(text); cut += 7 {
-		part := stateful{filepath.Join(t.TempDir(), strconv.Itoa(cut)), s.clock}
+		part := stateful{path: filepath.Join(t.TempDir(), strconv.Itoa(cut)), clock: s.clock}
 		if err := os.WriteFile(part.path, text[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +194,7 @@ func TestStateDamage(t *testing.T) {
 		at := random.IntN(lastLine)
 		bad := bytes.Clone(text)
 		bad[at] ^= 1 << random.IntN(8)
-		part := stateful{filepath.Join(t.TempDir(), "bad"), s.clock}
+		part := stateful{path: filepath.Join(t.TempDir(), "bad"), clock: s.clock}
 		if err := os.WriteFile(part.path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +267,7 @@ func TestResetEmptiesState(t *testing.T) {
 // TestBrokenStateLog: what cannot be written is not accepted, and nothing more is until a restart.
 func TestBrokenStateLog(t *testing.T) {
 	t.Parallel()
-	device := stateful{os.DevNull, &testClock{at: start}}
+	device := stateful{path: os.DevNull, clock: &testClock{at: start}}
 	if _, err := device.open(t); err == nil || !strings.Contains(err.Error(), "regular file") {
 		t.Errorf("New() on a device = %v, want a refusal", err)
 	}
