@@ -55,6 +55,6 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newCheckConfigCommand(), newEngineCommand(), newVersionCommand())
-	root.AddCommand(newSandboxCommand())
+	root.AddCommand(newSandboxCommand(), newSendCommand())
 	return root
 }
