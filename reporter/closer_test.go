@@ -180,10 +180,10 @@ func TestSharedInstanceHoldsEverybody(t *testing.T) {
 	b.books.AddUsage("y", "tokens", at(1), q("6"))
 	b.close()
 	want := map[string]string{
-		"x/calls":       `held marketplace instance "x-calls" is shared with subject "x-calls" meter "tokens"; the marketplace takes one record per instance and hour`,
+		"x/calls":        `held marketplace instance "x-calls" is shared with subject "x-calls" meter "tokens"; the marketplace takes one record per instance and hour`,
 		"x-calls/tokens": `held marketplace instance "x-calls" is shared with subject "x" meter "calls"; the marketplace takes one record per instance and hour`,
-		"x-calls/calls": "pending ",
-		"y/tokens":      "pending ",
+		"x-calls/calls":  "pending ",
+		"y/tokens":       "pending ",
 	}
 	got := map[string]string{}
 	for _, r := range b.books.All() {

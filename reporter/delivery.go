@@ -230,7 +230,7 @@ func (p *pass) send(ctx context.Context, recs []BillRecord) error {
 		}
 		switch class {
 		case ClassAccepted:
-			if seg.half != nil && seg.left {
+			if seg.half != nil { // of interest while the second half waits, which is when this is the first
 				seg.half.firstClean = true
 			}
 		case ClassRecordBad, ClassRecordExpired:
