@@ -108,7 +108,6 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
-
 func BenchmarkLoaderBuildRows(b *testing.B) {
 	const n = 1000
 	batch := meter.NewBatch()

@@ -102,7 +102,7 @@ func (e *Extractor) problem(plan *typePlan, v *valuePlan, reason Reason) *Proble
 		for _, d := range v.dimensions {
 			if s := e.x.slots[d.slot]; s.kind == kindObject || s.kind == kindArray || s.end-s.start > MaxAttribute {
 				p.Field = plan.paths[d.slot].String()
-				p.Detail = fmt.Sprintf("dimension %s of meter %s must be a text, number or bool of at most %d bytes", d.name, v.slug, MaxAttribute)
+				p.Detail = fmt.Sprintf("dimension %s of meter %s at %s must be a text, number or bool of at most %d bytes", d.name, v.slug, p.Field, MaxAttribute)
 				return p
 			}
 		}
