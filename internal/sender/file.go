@@ -121,7 +121,7 @@ func (s *FileSource) closeFile() error {
 func (s *FileSource) open() error {
 	path := s.names[0]
 	s.names = s.names[1:]
-	var in io.Reader = s.o.Stdin
+	in := s.o.Stdin
 	name := "stdin"
 	if path != "-" {
 		f, err := os.Open(path) //nolint:gosec // the user names the files to send
@@ -175,8 +175,7 @@ func (s *FileSource) source(in io.Reader, name, path string) (Source, error) {
 
 // inFile makes an error name the path as given.
 func inFile(err error, path string) error {
-	var fault *InputError
-	if errors.As(err, &fault) {
+	if fault, ok := errors.AsType[*InputError](err); ok {
 		fault.File = path
 	}
 	return err
@@ -189,7 +188,7 @@ func guessFormat(br *bufio.Reader, name string) Format {
 	case ".json", ".ndjson", ".jsonl":
 		return FormatJSON
 	}
-	head, _ := br.Peek(512) //nolint:errcheck // whatever there is; reading reports errors
+	head, _ := br.Peek(512) // whatever there is; reading reports errors
 	head = bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")), " \t\r\n")
 	if len(head) > 0 && (head[0] == '{' || head[0] == '[') {
 		return FormatJSON

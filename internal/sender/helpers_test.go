@@ -147,7 +147,7 @@ func table(n int) (string, sender.CSVOptions) {
 	}
 }
 
-func tableSource(t testing.TB, n int) sender.Source {
+func tableSource(t *testing.T, n int) sender.Source {
 	t.Helper()
 	text, o := table(n)
 	src, err := sender.NewCSVSource(strings.NewReader(text), "table.csv", o)

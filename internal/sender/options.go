@@ -124,8 +124,12 @@ func (o Options) complete() (Options, string, error) {
 		name  string
 		value int64
 	}{
-		{"batch", int64(o.Batch)}, {"batch bytes", int64(o.BatchBytes)}, {"limit", o.Limit}, {"rate", o.Rate},
-		{"timeout", int64(o.Timeout)}, {"retry", int64(min(o.RetryFor, o.RetryMin, o.RetryMax))},
+		{"batch", int64(o.Batch)},
+		{"batch bytes", int64(o.BatchBytes)},
+		{"limit", o.Limit},
+		{"rate", o.Rate},
+		{"timeout", int64(o.Timeout)},
+		{"retry", int64(min(o.RetryFor, o.RetryMin, o.RetryMax))},
 	} {
 		if n.value < 0 {
 			errs = append(errs, fmt.Errorf("%s: must not be negative", n.name))

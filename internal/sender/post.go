@@ -29,8 +29,7 @@ func (r *run) postUntilAccepted(ctx, going context.Context, b *batch) error {
 		if err == nil {
 			return nil
 		}
-		var refused *RefusedError
-		if errors.As(err, &refused) {
+		if _, final := errors.AsType[*RefusedError](err); final {
 			return err
 		}
 		if going.Err() != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -260,7 +261,7 @@ func TestRefusedStatuses(t *testing.T) {
 		301: "check the daemon's address", 401: "check the API key", 403: "check the API key", 404: "check the daemon's address",
 		413: "send smaller batches", 415: "415 Unsupported Media Type", 501: "501 Not Implemented",
 	} {
-		t.Run(fmt.Sprint(status), func(t *testing.T) {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
 			t.Parallel()
 			d := newDaemon(t, func(_ int, w http.ResponseWriter) bool {
 				w.Header().Set("Location", "/elsewhere")
@@ -378,15 +379,14 @@ func TestCancelled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithCancel(t.Context())
-			var d *daemon
-			d = newDaemon(t, func(_ int, w http.ResponseWriter) bool {
+			d := newDaemon(t, func(_ int, w http.ResponseWriter) bool {
 				if retryAfter == "" {
 					cancel()
 					<-ctx.Done()
 					return false
 				}
 				w.Header().Set("Retry-After", retryAfter)
-				w.WriteHeader(429)
+				w.WriteHeader(http.StatusTooManyRequests)
 				time.AfterFunc(10*time.Millisecond, cancel)
 				return false
 			})

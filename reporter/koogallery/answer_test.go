@@ -227,24 +227,29 @@ func TestAbnormalUsageData(t *testing.T) {
 			`{"abnormal_usage_data":[{"metering_sn":"` + sn(1) + `","error_code":"010","error_msg":"SDR duplicated"}]}`,
 			map[reporter.MeteringSN]reporter.Refusal{
 				batch[1].SN: {Code: "010", Message: "SDR duplicated", Duplicate: true},
-			}, 0,
+			},
+			0,
 		},
 		"duplicate as a number": {
 			`{"abnormal_usage_data":[{"metering_sn":"` + sn(1) + `","code":5}]}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[1].SN: {Code: "5", Duplicate: true}}, 0,
+			map[reporter.MeteringSN]reporter.Refusal{batch[1].SN: {Code: "5", Duplicate: true}},
+			0,
 		},
 		"by window, inside an object": {
 			`{"abnormal_usage_data_info":{"abnormal_usage_data":[{"instance_id":"` + demoInstance +
 				`","begin_time":"20220809T100000Z","end_time":"20220809T110000Z","code":7}]}}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[2].SN: {Code: "7"}}, 0,
+			map[reporter.MeteringSN]reporter.Refusal{batch[2].SN: {Code: "7"}},
+			0,
 		},
 		"record inside the entry": {
 			`{"abnormal_usage_data":[{"usage_data":{"metering_sn":"` + sn(0) + `"},"error_code":"001","reason":"a\nb"}]}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[0].SN: {Code: "001", Message: "a b"}}, 0,
+			map[reporter.MeteringSN]reporter.Refusal{batch[0].SN: {Code: "001", Message: "a b"}},
+			0,
 		},
 		"strays": {
 			`{"abnormal_usage_data":[{"metering_sn":"other","error_code":"001"},"text",{},{"metering_sn":"` + sn(3) + `"}]}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[3].SN: {}}, 3,
+			map[reporter.MeteringSN]reporter.Refusal{batch[3].SN: {}},
+			3,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
