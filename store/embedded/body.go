@@ -47,7 +47,7 @@ func (b *body) fill(src io.Reader, dir string) error {
 		return nil
 	}
 	memory := b.file
-	defer memory.Close() //nolint:errcheck // a memory file holds nothing back
+	defer memory.Close()
 	// O_TMPFILE needs a file system that knows it (ext4, xfs, btrfs, tmpfs do).
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {

@@ -81,9 +81,9 @@ func (c *child) failure() error {
 
 func (c *child) kill() { _ = c.cmd.Process.Kill() }
 
-// stop is terminate with a time limit.
-func (c *child) stop(limit time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// stop ends a child that is of no use, within a time limit and whatever became of ctx. How it ends does not matter.
+func (c *child) stop(ctx context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	_ = c.terminate(ctx)
 }

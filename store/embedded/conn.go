@@ -3,6 +3,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,9 +109,7 @@ func (c *conn) prepare(database string, settings map[string]string) error {
 func (c *conn) change(layers ...map[string]string) error {
 	want := map[string]string{}
 	for _, layer := range layers {
-		for name, value := range layer {
-			want[name] = value
-		}
+		maps.Copy(want, layer)
 	}
 	var assignments []string
 	for name, value := range want {
@@ -125,9 +124,7 @@ func (c *conn) change(layers ...map[string]string) error {
 	if err := c.exec("SET " + strings.Join(assignments, ", ")); err != nil {
 		return err
 	}
-	for name, value := range want {
-		c.settings[name] = value
-	}
+	maps.Copy(c.settings, want)
 	return nil
 }
 

@@ -91,11 +91,11 @@ func Start(ctx context.Context, options Options) (*Engine, error) {
 	ctx, cancelWait := context.WithTimeout(ctx, opts.StartTimeout)
 	defer cancelWait()
 	if err := e.awaitFirst(ctx, first); err != nil {
-		first.stop(closeKillAfter)
+		first.stop(ctx, closeKillAfter)
 		return nil, err
 	}
-	//nolint:gosec // G118: the supervisor outlives Start on purpose; Close cancels it
-	life, cancel := context.WithCancel(context.Background())
+	// The supervisor outlives ctx; Close cancels it.
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	e.cancel = cancel
 	go e.supervise(life, first)
 	return e, nil
@@ -211,7 +211,7 @@ func (e *Engine) supervise(ctx context.Context, c *child) {
 			return
 		}
 		err := c.failure()
-		if time.Since(started) > healthyAfter { //nolint:forbidigo // the age of a process, not domain time
+		if time.Since(started) > healthyAfter {
 			backoff = e.opts.BackoffMin
 		}
 		for {
@@ -318,7 +318,7 @@ func (e *Engine) ask(ctx context.Context, method, path, text string) error {
 	if err != nil {
 		return fmt.Errorf("ask embedded engine: %w", err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read to its end below
+	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, 4096))
 	if err != nil {
 		return fmt.Errorf("ask embedded engine: %w", err)

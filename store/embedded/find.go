@@ -71,14 +71,14 @@ func checkLibrary(path, source string) (string, error) {
 }
 
 func checkFile(path string) error {
-	info, err := os.Stat(path)
+	info, err := os.Stat(path) //nolint:gosec // G703: the operator names the library
 	if err != nil {
 		return err
 	}
 	if !info.Mode().IsRegular() {
 		return errors.New("not a regular file")
 	}
-	file, err := os.Open(filepath.Clean(path))
+	file, err := os.Open(filepath.Clean(path)) //nolint:gosec // G703: the operator names the library
 	if err != nil {
 		return err
 	}
@@ -87,8 +87,7 @@ func checkFile(path string) error {
 
 // rootCause strips the path, which the caller prints itself.
 func rootCause(err error) error {
-	var pathErr *os.PathError
-	if errors.As(err, &pathErr) {
+	if pathErr, ok := errors.AsType[*os.PathError](err); ok {
 		return pathErr.Err
 	}
 	return err

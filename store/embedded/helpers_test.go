@@ -3,6 +3,8 @@ package embedded_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -128,4 +130,46 @@ func eventually(tb testing.TB, limit time.Duration, what string, ok func() bool)
 		case <-tick.C:
 		}
 	}
+}
+
+// The tests of queries and inserts share one engine: each has a database of its own, and together they show that no
+// request disturbs another. TestMain closes it.
+var sharedEngine struct {
+	once   sync.Once
+	dir    string
+	engine *embedded.Engine
+	err    error
+	logs   logBuffer
+}
+
+func shared(tb testing.TB) *embedded.Engine {
+	tb.Helper()
+	lib := library(tb)
+	sharedEngine.once.Do(func() {
+		if sharedEngine.dir, sharedEngine.err = os.MkdirTemp("", "meterd-engine-test"); sharedEngine.err != nil { //nolint:usetesting // outlives the first test that needs it
+			return
+		}
+		sharedEngine.engine, sharedEngine.err = embedded.Start(context.Background(), embedded.Options{
+			DataDir: sharedEngine.dir, Library: lib, Logger: slog.New(slog.NewTextHandler(&sharedEngine.logs, nil)),
+		})
+	})
+	if sharedEngine.err != nil {
+		tb.Fatalf("Start: %v", sharedEngine.err)
+	}
+	return sharedEngine.engine
+}
+
+// closeShared stops the shared engine; it is an error if any test made it crash.
+func closeShared() error {
+	if sharedEngine.engine == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	restarts := sharedEngine.engine.Restarts()
+	err := errors.Join(sharedEngine.engine.Close(ctx), os.RemoveAll(sharedEngine.dir))
+	if restarts != 0 {
+		err = errors.Join(err, fmt.Errorf("restarted %d times:\n%s", restarts, sharedEngine.logs.String()))
+	}
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -31,14 +32,12 @@ func send(tb testing.TB, engine *embedded.Engine, method, path string, body io.R
 	if err != nil {
 		tb.Fatal(err)
 	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, header)
 	res, err := httpClient(tb, engine).Do(req)
 	if err != nil {
 		tb.Fatalf("%s %s: %v", method, path, err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read to its end
+	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	if err != nil {
 		tb.Fatalf("%s %s: %v", method, path, err)
@@ -52,7 +51,9 @@ func pingHTTP(tb testing.TB, engine *embedded.Engine) bool {
 	return status == http.StatusOK && text == "Ok.\n"
 }
 
-func testHostileRequests(t *testing.T, engine *embedded.Engine) {
+func TestEngine_hostileRequests(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	for name, tc := range map[string]struct {
 		method, path, body string
 		header             http.Header
@@ -100,7 +101,7 @@ func testHostileRequests(t *testing.T, engine *embedded.Engine) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close() //nolint:errcheck // nothing to lose
+		defer conn.Close()
 		if _, err := conn.Write([]byte("\x00\x01\x02 garbage\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -109,14 +110,12 @@ func testHostileRequests(t *testing.T, engine *embedded.Engine) {
 			t.Errorf("answer %q, %v, want 400", answer, err)
 		}
 	})
-	t.Run("body_breaks_off", func(t *testing.T) {
-		t.Parallel()
-		testBodyBreaksOff(t, engine)
-	})
 }
 
-// testBodyBreaksOff leaves in the middle of an insert's rows: nothing may be stored and nothing may stay busy.
-func testBodyBreaksOff(t *testing.T, engine *embedded.Engine) {
+// TestEngine_bodyBreaksOff leaves in the middle of an insert's rows: nothing may be stored and nothing may stay busy.
+func TestEngine_bodyBreaksOff(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE t (id UInt32) ENGINE = MergeTree ORDER BY id")
 	database := queryOne[string](t, conn, "SELECT currentDatabase()")

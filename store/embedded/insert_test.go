@@ -31,7 +31,9 @@ func insertRows(tb testing.TB, conn driver.Conn, sql string, rows ...[]any) {
 	}
 }
 
-func testInlineInserts(t *testing.T, engine *embedded.Engine) {
+func TestEngine_inlineInserts(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE t (id UInt32, s String) ENGINE = MergeTree ORDER BY id")
 	mustExec(t, conn, "INSERT INTO t (id, s) VALUES (?, ?), (?, ?)", 1, "a\nb;c", 2, "'; --")
@@ -45,8 +47,10 @@ func testInlineInserts(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-// testMaterializedView shows that rows written into views do not disturb the comparison with rows sent.
-func testMaterializedView(t *testing.T, engine *embedded.Engine) {
+// TestEngine_materializedView shows that rows written into views do not disturb the comparison with rows sent.
+func TestEngine_materializedView(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE t (id UInt32) ENGINE = MergeTree ORDER BY id")
 	mustExec(t, conn, "CREATE TABLE even (id UInt32) ENGINE = MergeTree ORDER BY id")
@@ -57,7 +61,9 @@ func testMaterializedView(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testBadInserts(t *testing.T, engine *embedded.Engine) {
+func TestEngine_badInserts(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE t (id UInt32, s String) ENGINE = MergeTree ORDER BY id")
 	mustExec(t, conn, "CREATE TABLE strict (id UInt32, CONSTRAINT small CHECK id < 10) ENGINE = MergeTree ORDER BY id")
@@ -113,8 +119,10 @@ func testBadInserts(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-// testLargeInsert passes the size at which bodies move from memory to disk.
-func testLargeInsert(t *testing.T, engine *embedded.Engine) {
+// TestEngine_largeInsert passes the size at which bodies move from memory to disk.
+func TestEngine_largeInsert(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE t (id UInt64, s String) ENGINE = MergeTree ORDER BY id")
 	batch, err := conn.PrepareBatch(t.Context(), "INSERT INTO t (id, s)")

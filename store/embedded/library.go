@@ -112,7 +112,7 @@ func (r result) bytes() []byte {
 	if n == 0 {
 		return nil
 	}
-	return unsafe.Slice((*byte)(r.lib.resultBuffer(r.ptr)), n)
+	return unsafe.Slice((*byte)(r.lib.resultBuffer(r.ptr)), n) //nolint:gosec // G103: the engine gives address and length together
 }
 
 // rowsWritten counts rows the statement wrote, those of materialized views included.

@@ -23,7 +23,12 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := closeShared(); err != nil {
+		fmt.Fprintln(os.Stderr, "shared engine:", err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 func helperProcess(role string, args []string) error {

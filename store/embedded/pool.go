@@ -22,7 +22,7 @@ type pool struct {
 	admin *conn      // never handed out: kills queries while all others are busy
 }
 
-func openPool(lib *library, path string, connections int, logger *slog.Logger, fatal func(error)) (*pool, error) {
+func openPool(ctx context.Context, lib *library, path string, connections int, logger *slog.Logger, fatal func(error)) (*pool, error) {
 	admin, err := openConn(lib, path, "meterd-admin")
 	if err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ func openPool(lib *library, path string, connections int, logger *slog.Logger, f
 	for i := range connections {
 		c, err := openConn(lib, path, fmt.Sprintf("meterd-%d", i))
 		if err != nil {
-			return nil, errors.Join(err, p.close(context.Background()))
+			return nil, errors.Join(err, p.close(ctx))
 		}
 		p.free <- c
 	}

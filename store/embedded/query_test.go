@@ -12,51 +12,11 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/shopspring/decimal"
-
-	"github.com/meterd/meterd/store/embedded"
 )
 
-// TestEngine runs what clickhouse-go does against one engine; every subtest has a database of its own.
-func TestEngine(t *testing.T) {
+func TestEngine_hello(t *testing.T) {
 	t.Parallel()
-	engine := start(t, embedded.Options{})
-	for name, test := range map[string]func(*testing.T, *embedded.Engine){
-		"hello":               testHello,
-		"types":               testTypes,
-		"parameters":          testParameters,
-		"error codes":         testErrorCodes,
-		"newlines":            testNewlines,
-		"settings":            testSettings,
-		"session statements":  testSessionStatements,
-		"schemas in turn":     testSchemasInTurn,
-		"concurrent":          testConcurrent,
-		"large result":        testLargeResult,
-		"sparse result":       testSparseResult,
-		"error in mid-stream": testErrorInMidStream,
-		"bad inserts":         testBadInserts,
-		"inline inserts":      testInlineInserts,
-		"materialized view":   testMaterializedView,
-		"no log tables":       testNoLogTables,
-		"fsync defaults":      testFsyncDefaults,
-		"empty result":        testEmptyResult,
-		"large insert":        testLargeInsert,
-		"hostile requests":    testHostileRequests,
-		"client leaves":       testClientLeaves,
-		"database missing":    testDatabaseMissing,
-	} {
-		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
-			t.Parallel()
-			test(t, engine)
-		})
-	}
-	t.Cleanup(func() {
-		if n := engine.Restarts(); n != 0 {
-			t.Errorf("engine restarted %d times: %v", n, engine.LastError())
-		}
-	})
-}
-
-func testHello(t *testing.T, engine *embedded.Engine) {
+	engine := shared(t)
 	conn := open(t, engine, "")
 	if err := conn.Ping(t.Context()); err != nil {
 		t.Fatalf("Ping: %v", err)
@@ -70,7 +30,9 @@ func testHello(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testTypes(t *testing.T, engine *embedded.Engine) {
+func TestEngine_types(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, `CREATE TABLE t (
 		s String, u8 UInt8, u16 UInt16, u32 UInt32, u64 UInt64, i64 Int64, ts DateTime('UTC'), d Decimal(38, 18),
@@ -126,7 +88,9 @@ func testTypes(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testParameters(t *testing.T, engine *embedded.Engine) {
+func TestEngine_parameters(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	hostile := "a'b\\c\nd; DROP TABLE x -- é"
@@ -148,7 +112,9 @@ func testParameters(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testErrorCodes(t *testing.T, engine *embedded.Engine) {
+func TestEngine_errorCodes(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	for name, tc := range map[string]struct {
 		sql  string
@@ -176,7 +142,9 @@ func testErrorCodes(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testNewlines(t *testing.T, engine *embedded.Engine) {
+func TestEngine_newlines(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE t (id UInt32, s String) ENGINE = MergeTree ORDER BY id")
 	batch, err := conn.PrepareBatch(t.Context(), "INSERT INTO t (id, s)")
@@ -198,7 +166,9 @@ func testNewlines(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testSettings(t *testing.T, engine *embedded.Engine) {
+func TestEngine_settings(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	const sql = "SELECT toUInt64(getSetting('max_block_size'))"
 	before := queryOne[uint64](t, conn, sql)
@@ -229,7 +199,9 @@ func testSettings(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testSessionStatements(t *testing.T, engine *embedded.Engine) {
+func TestEngine_sessionStatements(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mine := queryOne[string](t, conn, "SELECT currentDatabase()")
 	for range 8 {
@@ -250,8 +222,10 @@ func testSessionStatements(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-// testSchemasInTurn would fail if the engine cached the schema of a request's rows under their path, which repeats.
-func testSchemasInTurn(t *testing.T, engine *embedded.Engine) {
+// TestEngine_schemasInTurn would fail if the engine cached the schema of a request's rows under their path, which repeats.
+func TestEngine_schemasInTurn(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE a (x UInt8) ENGINE = MergeTree ORDER BY x")
 	mustExec(t, conn, "CREATE TABLE b (s String, y UInt64) ENGINE = MergeTree ORDER BY y")
@@ -264,7 +238,9 @@ func testSchemasInTurn(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testConcurrent(t *testing.T, engine *embedded.Engine) {
+func TestEngine_concurrent(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := newDatabase(t, engine)
 	mustExec(t, conn, "CREATE TABLE t (w UInt32, i UInt32) ENGINE = MergeTree ORDER BY (w, i)")
 	var wg sync.WaitGroup
@@ -282,14 +258,16 @@ func testConcurrent(t *testing.T, engine *embedded.Engine) {
 	wg.Wait()
 }
 
-func testLargeResult(t *testing.T, engine *embedded.Engine) {
+func TestEngine_largeResult(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	const rows = 1_000_000 // in many blocks
 	r, err := conn.Query(t.Context(), "SELECT number, repeat('x', 20) FROM numbers(?)", rows)
 	if err != nil {
 		t.Fatalf("Query: %v", err)
 	}
-	defer r.Close() //nolint:errcheck // Err below
+	defer r.Close()
 	var n, sum, want uint64
 	var s string
 	for i := uint64(0); r.Next(); i++ {
@@ -303,8 +281,10 @@ func testLargeResult(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-// testSparseResult makes the engine produce blocks without rows between blocks with some: they must not end the answer.
-func testSparseResult(t *testing.T, engine *embedded.Engine) {
+// TestEngine_sparseResult makes the engine produce blocks without rows between blocks with some: they must not end the answer.
+func TestEngine_sparseResult(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	var got []uint64
 	if err := conn.Select(t.Context(), &[]struct {
@@ -316,7 +296,7 @@ func testSparseResult(t *testing.T, engine *embedded.Engine) {
 	if err != nil {
 		t.Fatalf("Query: %v", err)
 	}
-	defer rows.Close() //nolint:errcheck // Err below
+	defer rows.Close()
 	for rows.Next() {
 		var n uint64
 		if err := rows.Scan(&n); err != nil {
@@ -332,7 +312,7 @@ func testSparseResult(t *testing.T, engine *embedded.Engine) {
 	if err != nil {
 		t.Fatalf("Query: %v", err)
 	}
-	defer unordered.Close() //nolint:errcheck // Err below
+	defer unordered.Close()
 	for unordered.Next() {
 		count++
 	}
@@ -341,7 +321,9 @@ func testSparseResult(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testErrorInMidStream(t *testing.T, engine *embedded.Engine) {
+func TestEngine_errorInMidStream(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	rows, err := conn.Query(t.Context(), "SELECT throwIf(number = 2000000, 'planned') FROM numbers(3000000) SETTINGS max_threads = 1")
 	if err != nil {
@@ -358,7 +340,9 @@ func testErrorInMidStream(t *testing.T, engine *embedded.Engine) {
 	_ = rows.Close()
 }
 
-func testEmptyResult(t *testing.T, engine *embedded.Engine) {
+func TestEngine_emptyResult(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	err := conn.QueryRow(t.Context(), "SELECT number FROM numbers(0)").Scan(new(uint64))
 	if err == nil || !strings.Contains(err.Error(), "no rows") {
@@ -374,7 +358,9 @@ func testEmptyResult(t *testing.T, engine *embedded.Engine) {
 	_ = rows.Close()
 }
 
-func testDatabaseMissing(t *testing.T, engine *embedded.Engine) {
+func TestEngine_databaseMissing(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "no such `database`")
 	var ex *clickhouse.Exception
 	if err := conn.Exec(t.Context(), "SELECT 1"); !errors.As(err, &ex) || ex.Code != 81 {
@@ -382,7 +368,9 @@ func testDatabaseMissing(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testNoLogTables(t *testing.T, engine *embedded.Engine) {
+func TestEngine_noLogTables(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	_ = conn.Exec(t.Context(), "SYSTEM FLUSH LOGS")
 	if n := queryOne[uint64](t, conn, "SELECT count() FROM system.tables WHERE database = 'system' AND name LIKE '%\\_log'"); n != 0 {
@@ -390,7 +378,9 @@ func testNoLogTables(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testFsyncDefaults(t *testing.T, engine *embedded.Engine) {
+func TestEngine_fsyncDefaults(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	for _, name := range []string{"fsync_after_insert", "fsync_part_directory", "min_compressed_bytes_to_fsync_after_merge"} {
 		if got := queryOne[string](t, conn, "SELECT value FROM system.merge_tree_settings WHERE name = ?", name); got != "1" {
@@ -399,7 +389,9 @@ func testFsyncDefaults(t *testing.T, engine *embedded.Engine) {
 	}
 }
 
-func testClientLeaves(t *testing.T, engine *embedded.Engine) {
+func TestEngine_clientLeaves(t *testing.T) {
+	t.Parallel()
+	engine := shared(t)
 	conn := open(t, engine, "")
 	mark := fmt.Sprintf("left-%d", engine.PID())
 	running := func() uint64 {
@@ -422,7 +414,7 @@ func testClientLeaves(t *testing.T, engine *embedded.Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer probe.Close() //nolint:errcheck // nothing was written
+	defer probe.Close()
 	// All connections are busy, but the health probe is answered.
 	eventually(t, 20*time.Second, "a query is running", func() bool { return pingHTTP(t, engine) })
 	cancel()

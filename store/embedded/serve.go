@@ -107,7 +107,7 @@ func Serve(ctx context.Context, options ServeOptions) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() //nolint:errcheck // the lock goes with the descriptor
+	defer lock.Close()
 	return serveLocked(ctx, cancel, opts)
 }
 
@@ -120,7 +120,7 @@ func serveLocked(ctx context.Context, cancel context.CancelCauseFunc, opts Serve
 		}
 		cancel(err)
 	}
-	h, err := bootEngine(opts, fatal)
+	h, err := bootEngine(ctx, opts, fatal)
 	if err != nil {
 		return err
 	}
@@ -149,11 +149,11 @@ func serveLocked(ctx context.Context, cancel context.CancelCauseFunc, opts Serve
 		return errors.Join(err, server.Close())
 	default:
 	}
-	return shutDown(server, h, opts)
+	return shutDown(context.WithoutCancel(ctx), server, h, opts)
 }
 
 // bootEngine loads the library, opens the data and the connections.
-func bootEngine(opts ServeOptions, fatal func(error)) (*handler, error) {
+func bootEngine(ctx context.Context, opts ServeOptions, fatal func(error)) (*handler, error) {
 	config, err := writeConfig(opts.DataDir, opts.MemoryLimit, opts.NoFsync)
 	if err != nil {
 		return nil, err
@@ -169,7 +169,7 @@ func bootEngine(opts ServeOptions, fatal func(error)) (*handler, error) {
 	}
 	// The engine lives as long as one connection is open; the pool's admin connection takes over.
 	defer lib.closeConn(first)
-	p, err := openPool(lib, path, opts.Connections, opts.Logger, fatal)
+	p, err := openPool(ctx, lib, path, opts.Connections, opts.Logger, fatal)
 	if err != nil {
 		return nil, fmt.Errorf("open engine connections: %w", err)
 	}
@@ -178,14 +178,17 @@ func bootEngine(opts ServeOptions, fatal func(error)) (*handler, error) {
 		spoolDir: opts.DataDir, bodyLimit: opts.MaxInsertBytes, inserts: make(chan struct{}, opts.Connections),
 	}
 	if h.hello, err = readHello(p.admin); err != nil {
-		return nil, errors.Join(err, p.close(context.Background()))
+		return nil, errors.Join(err, p.close(ctx))
 	}
 	return h, nil
 }
 
+// closePatience is how long killed statements may take to let go of their connections at the end.
+const closePatience = 15 * time.Second
+
 // shutDown lets statements finish, kills those that take too long, and closes the engine.
-func shutDown(server *http.Server, h *handler, opts ServeOptions) error {
-	drain, cancel := context.WithTimeout(context.Background(), opts.DrainTimeout)
+func shutDown(ctx context.Context, server *http.Server, h *handler, opts ServeOptions) error {
+	drain, cancel := context.WithTimeout(ctx, opts.DrainTimeout)
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {
 		opts.Logger.Warn("statements killed at shutdown", "waited", opts.DrainTimeout.String())
@@ -199,7 +202,7 @@ func shutDown(server *http.Server, h *handler, opts ServeOptions) error {
 	if err := os.Remove(opts.Socket); err != nil && !os.IsNotExist(err) {
 		opts.Logger.Warn("remove socket", "err", err)
 	}
-	final, cancelFinal := context.WithTimeout(context.Background(), opts.DrainTimeout)
+	final, cancelFinal := context.WithTimeout(ctx, closePatience)
 	defer cancelFinal()
 	if err := h.pool.close(final); err != nil {
 		return fmt.Errorf("close engine: %w", err)

@@ -24,7 +24,7 @@ func withSocketPath(path string, use func(string) error) error {
 	if err != nil {
 		return fmt.Errorf("open directory of socket: %w", &os.PathError{Op: "open", Path: dir, Err: err})
 	}
-	defer unix.Close(fd) //nolint:errcheck // O_PATH: nothing to lose
+	defer unix.Close(fd)
 	return use(fmt.Sprintf("/proc/self/fd/%d/%s", fd, name))
 }
 

@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -57,7 +58,7 @@ func (t *tail) String() string {
 	defer t.mu.Unlock()
 	lines := t.lines
 	if len(t.partial) > 0 {
-		lines = append(lines[:len(lines):len(lines)], strings.ToValidUTF8(string(t.partial), "�"))
+		lines = append(slices.Clip(lines), strings.ToValidUTF8(string(t.partial), "�"))
 	}
 	return strings.Join(lines, "\n")
 }
