@@ -163,7 +163,7 @@ func readEvent(raw []byte) (Event, error) {
 		if bytes.Equal(m.value, []byte("null")) {
 			continue
 		}
-		if err := json.Unmarshal(m.value, target); err != nil {
+		if *target, err = stringOf(m.value); err != nil {
 			return Event{}, fmt.Errorf("%s must be a string", m.name)
 		}
 		if m.name == "time" {
