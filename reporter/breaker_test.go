@@ -1,6 +1,7 @@
 package reporter_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -72,13 +73,7 @@ func TestBreakerEdges(t *testing.T) {
 		t.Errorf("after a probe that was answered: %s, want closed", b.State())
 	}
 	want := "closed>open open>half-open half-open>open open>half-open half-open>closed"
-	got := ""
-	for i, c := range changes {
-		if i > 0 {
-			got += " "
-		}
-		got += c
-	}
+	got := strings.Join(changes, " ")
 	if got != want {
 		t.Errorf("changes = %s, want %s", got, want)
 	}

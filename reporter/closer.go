@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -263,9 +264,7 @@ func (c *Closer) closeWindow(ctx context.Context, w meter.Window, floor uint64) 
 			return WindowClose{}, nil, err
 		}
 		if len(cl.collisions) > 0 {
-			for instance, pairs := range cl.collisions {
-				contested[instance] = pairs
-			}
+			maps.Copy(contested, cl.collisions)
 			floor = version
 			continue
 		}

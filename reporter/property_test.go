@@ -2,10 +2,9 @@ package reporter_test
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +68,7 @@ func newWorld(t *rapid.T) *world {
 
 // restart begins with a new process.
 func (w *world) restart() {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	var err error
 	w.closer, err = reporter.NewCloser(reporter.CloserOptions{
 		Books: w.books, Meters: w.meters, Mapper: w.mapper, Rules: w.market, Seller: "acme", Grace: 5 * time.Minute,
@@ -136,7 +135,7 @@ func (w *world) addEvents() {
 	for range rapid.IntRange(1, 12).Draw(w.t, "events") {
 		slug := rapid.SampledFrom(w.meters).Draw(w.t, "meter").Slug
 		w.books.AddEvent(reportertest.Event{
-			Source: "s", ID: fmt.Sprint(rapid.IntRange(0, 30).Draw(w.t, "id")), // ids repeat: duplicates
+			Source: "s", ID: strconv.Itoa(rapid.IntRange(0, 30).Draw(w.t, "id")), // ids repeat: duplicates
 			Subject: rapid.SampledFrom([]string{"a", "a-peak", "b", "c", "d", "e", "f"}).Draw(w.t, "subject"),
 			Time:    w.high,
 			Values: map[string]meter.Quantity{
@@ -149,7 +148,7 @@ func (w *world) addEvents() {
 // faulty runs do while the ledger fails at a random call in a random way.
 func (w *world) faulty(do func() error) {
 	n, call := 0, rapid.IntRange(1, 25).Draw(w.t, "faulty call")
-	fault := reportertest.Fault(rapid.IntRange(0, int(reportertest.FaultPanic)).Draw(w.t, "fault")) //nolint:gosec // 0 to 4
+	fault := reportertest.Fault(rapid.IntRange(0, int(reportertest.FaultPanic)).Draw(w.t, "fault"))
 	w.books.SetFaults(func(string, int) reportertest.Fault {
 		if n++; n == call {
 			return fault

@@ -12,7 +12,7 @@ import (
 )
 
 // ReporterOptions are what a [Reporter] needs. Books, Marketplace, Clock, Logger and Random are required.
-type ReporterOptions struct { //nolint:revive // the brief name Options is taken by nothing else, but says less at the call
+type ReporterOptions struct { //nolint:revive // CloserOptions and ServiceOptions are beside it
 	Books       DeliveryBooks
 	Marketplace Marketplace
 	Clock       Clock

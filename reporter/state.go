@@ -1,6 +1,9 @@
 package reporter
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // State is where a bill record stands. The numbers are stored: never renumber, only add.
 type State uint8
@@ -96,12 +99,7 @@ func ParseState(name string) (State, error) {
 
 // CanBecome reports whether a record in state s may go to next. The zero State is "not in the ledger yet".
 func (s State) CanBecome(next State) bool {
-	for _, allowed := range transitions[s] {
-		if allowed == next {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(transitions[s], next)
 }
 
 // Due reports whether the reporter has to send a record in this state.

@@ -49,6 +49,7 @@ type Books struct {
 	events      map[eventKey]storedEvent
 	usage       map[usageKey]reporter.HourlyUsage
 	records     map[recordKey]reporter.BillRecord
+	versions    map[reporter.MeteringSN][]uint64 // under which a record was written
 	transitions map[reporter.MeteringSN]map[uint32]reporter.Transition
 	first       map[recordKey]reporter.Transition // first transitions by version of the close
 	closes      map[int64]reporter.WindowClose    // by start of the window
@@ -65,6 +66,7 @@ func NewBooks() *Books {
 	return &Books{
 		events: map[eventKey]storedEvent{}, usage: map[usageKey]reporter.HourlyUsage{},
 		records:     map[recordKey]reporter.BillRecord{},
+		versions:    map[reporter.MeteringSN][]uint64{},
 		transitions: map[reporter.MeteringSN]map[uint32]reporter.Transition{},
 		first:       map[recordKey]reporter.Transition{}, closes: map[int64]reporter.WindowClose{},
 	}
@@ -212,6 +214,9 @@ func (b *Books) WriteRecords(ctx context.Context, records []reporter.BillRecord)
 		for _, r := range records[:n] {
 			b.checkRecord(r)
 			key := recordKey{r.SN, r.Version}
+			if _, again := b.records[key]; !again {
+				b.versions[r.SN] = append(b.versions[r.SN], r.Version)
+			}
 			b.first[key] = r.Last
 			r.Last = reporter.Transition{}
 			b.records[key] = r
@@ -390,11 +395,9 @@ func (b *Books) last(r reporter.BillRecord) reporter.Transition {
 
 // find returns the record of the number that counts.
 func (b *Books) find(sn reporter.MeteringSN) (reporter.BillRecord, bool) {
-	for key, r := range b.records {
-		if key.sn != sn {
-			continue
-		}
-		if c, closed := b.closes[r.Window.Start.Unix()]; closed && c.Version == key.version {
+	for _, version := range b.versions[sn] {
+		r := b.records[recordKey{sn, version}]
+		if c, closed := b.closes[r.Window.Start.Unix()]; closed && c.Version == version {
 			return r, true
 		}
 	}

@@ -39,7 +39,10 @@ func TestAggregations(t *testing.T) {
 		minute    int
 		fresh     bool
 	}{
-		{"1", "3", 10, true}, {"2", "0.5", 50, true}, {"3", "7", 20, true}, {"4", "7", 50, true},
+		{"1", "3", 10, true},
+		{"2", "0.5", 50, true},
+		{"3", "7", 20, true},
+		{"4", "7", 50, true},
 		{"1", "100", 30, false}, // a duplicate: the first one counts
 		{"1", "9", 60, true},    // the same id in another hour is another event
 	} {
