@@ -13,13 +13,21 @@ import (
 
 // Records implements [reporter.RecordReader].
 func (b *Books) Records(ctx context.Context, f reporter.RecordFilter) (page []reporter.BillRecord, err error) {
+	after := place{}
+	if f.After != "" {
+		start, sn, err := reporter.ParseCursor(f.After)
+		if err != nil {
+			return nil, fmt.Errorf("after: %w", err)
+		}
+		after = place{start, sn}
+	}
 	err = b.do(ctx, "Records", 0, func(int) {
 		for _, r := range b.counted() {
-			if selects(f, r) {
+			if selects(f, r) && placeOf(r).compare(after) > 0 {
 				page = append(page, r)
 			}
 		}
-		slices.SortFunc(page, func(x, y reporter.BillRecord) int { return cmp.Compare(cursor(x), cursor(y)) })
+		slices.SortFunc(page, inOrder)
 		if f.Limit == 0 {
 			f.Limit = 100
 		}
@@ -28,9 +36,19 @@ func (b *Books) Records(ctx context.Context, f reporter.RecordFilter) (page []re
 	return page, err
 }
 
-func cursor(r reporter.BillRecord) string {
-	return fmt.Sprintf("%020d/%s", r.Window.Start.Unix(), r.SN)
+// place is a record's place in the order of reading: by window start, then number. The zero place is before all.
+type place struct {
+	start time.Time
+	sn    reporter.MeteringSN
 }
+
+func placeOf(r reporter.BillRecord) place { return place{r.Window.Start, r.SN} }
+
+func (p place) compare(other place) int {
+	return cmp.Or(p.start.Compare(other.start), cmp.Compare(p.sn, other.sn))
+}
+
+func inOrder(x, y reporter.BillRecord) int { return placeOf(x).compare(placeOf(y)) }
 
 func selects(f reporter.RecordFilter, r reporter.BillRecord) bool {
 	switch {
@@ -40,7 +58,7 @@ func selects(f reporter.RecordFilter, r reporter.BillRecord) bool {
 		!f.From.IsZero() && r.Window.Start.Before(f.From), !f.To.IsZero() && !r.Window.Start.Before(f.To):
 		return false
 	}
-	return f.After == "" || cursor(r) > f.After
+	return true
 }
 
 // Transitions implements [reporter.RecordReader].
@@ -96,7 +114,7 @@ func (b *Books) All() []reporter.BillRecord {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := b.counted()
-	slices.SortFunc(all, func(x, y reporter.BillRecord) int { return cmp.Compare(cursor(x), cursor(y)) })
+	slices.SortFunc(all, inOrder)
 	return all
 }
 

@@ -2,6 +2,7 @@ package reportertest_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -250,5 +251,24 @@ func TestRecordsFilterAndPages(t *testing.T) {
 		if err != nil || len(got) != tc.want {
 			t.Errorf("%s: %d records, %v, want %d", name, len(got), err, tc.want)
 		}
+	}
+	var paged []reporter.MeteringSN
+	for f := (reporter.RecordFilter{Limit: 1}); ; {
+		page, err := b.Records(t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		paged = append(paged, page[0].SN)
+		f.After = reporter.Cursor(page[0])
+	}
+	slices.SortFunc(all, func(x, y reporter.BillRecord) int { return strings.Compare(string(x.SN), string(y.SN)) })
+	if diff := cmp.Diff([]reporter.MeteringSN{all[0].SN, all[1].SN, all[2].SN}, paged); diff != "" {
+		t.Errorf("pages differ (-want +got):\n%s", diff)
+	}
+	if _, err := b.Records(t.Context(), reporter.RecordFilter{After: "nonsense"}); err == nil {
+		t.Error("Records after nonsense = nil, want an error")
 	}
 }
