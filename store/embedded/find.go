@@ -36,7 +36,7 @@ func FindLibrary(configured string) (string, error) {
 		}
 		fmt.Fprintf(&tried, "\n  %s: %v", path, rootCause(err))
 	}
-	return "", fmt.Errorf("%w; tried:%s\nget it with: deployments/fetch-engine.sh %s\nor name it in store.library or in %s, or use a ClickHouse server (store.addrs)",
+	return "", fmt.Errorf("%w; tried:%s\nget it with: deployments/fetch-engine.sh %s\nor name it in store.engine_library or in %s, or use a ClickHouse server (store.addrs)",
 		ErrNoLibrary, tried.String(), filepath.Dir(candidates[min(1, len(candidates)-1)]), LibraryEnv)
 }
 

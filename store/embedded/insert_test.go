@@ -1,11 +1,9 @@
 package embedded_test
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -168,56 +166,5 @@ func TestInsertLimit(t *testing.T) {
 	}
 	if got := queryOne[uint64](t, conn, "SELECT count() FROM t"); got != 1 {
 		t.Errorf("%d rows, want 1", got)
-	}
-}
-
-func BenchmarkInsert(b *testing.B) {
-	const rows = 100_000
-	for name, noFsync := range map[string]bool{"fsync=on": false, "fsync=off": true} {
-		b.Run(name, func(b *testing.B) {
-			engine := start(b, embedded.Options{NoFsync: noFsync})
-			conn := newDatabase(b, engine)
-			mustExec(b, conn, benchTable)
-			ids, names, times, values := benchColumns(rows)
-			b.ReportAllocs()
-			for b.Loop() {
-				batch, err := conn.PrepareBatch(context.Background(), "INSERT INTO t (h, id, src, ts, v)")
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := errors.Join(batch.Column(0).Append(ids), batch.Column(1).Append(names), batch.Column(2).Append(names),
-					batch.Column(3).Append(times), batch.Column(4).Append(values), batch.Send()); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
-		})
-	}
-}
-
-func BenchmarkSmallQuery(b *testing.B) {
-	engine := start(b, embedded.Options{NoFsync: true})
-	conn := newDatabase(b, engine)
-	mustExec(b, conn, benchTable)
-	mustExec(b, conn, "INSERT INTO t (h, id, src, ts, v) SELECT number, toString(number), 's', now(), 1 FROM numbers(100000)")
-	var n uint64
-	for b.Loop() {
-		if err := conn.QueryRow(context.Background(), "SELECT count() FROM t WHERE h = 77").Scan(&n); err != nil || n != 1 {
-			b.Fatal(n, err)
-		}
-	}
-}
-
-func BenchmarkSmallInsert(b *testing.B) {
-	for name, noFsync := range map[string]bool{"fsync=on": false, "fsync=off": true} {
-		b.Run(name, func(b *testing.B) {
-			engine := start(b, embedded.Options{NoFsync: noFsync})
-			conn := newDatabase(b, engine)
-			mustExec(b, conn, benchTable)
-			now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-			for b.Loop() {
-				insertRows(b, conn, "INSERT INTO t (h, id, src, ts, v)", []any{uint64(1), "id", "src", now, "1.5"})
-			}
-		})
 	}
 }
