@@ -46,10 +46,38 @@ type closeView struct {
 	Usages  uint64            `json:"usages"`
 	Records uint64            `json:"records"`
 	States  map[string]uint64 `json:"states"`
+	// Delivered is what became of the records that were due, those of earlier windows included.
+	Delivered deliveryView `json:"delivered"`
 }
 
-func viewClose(s reporter.ClosedSummary) closeView {
-	v := closeView{Windows: s.Windows, Events: s.Events, Usages: s.Usages, Records: s.Records, States: map[string]uint64{}}
+// deliveryView is one delivery pass in the API.
+type deliveryView struct {
+	Windows   int                 `json:"windows"`
+	Settled   int                 `json:"settled"`
+	Calls     int                 `json:"calls"`
+	Accepted  int                 `json:"accepted"`
+	Rejected  int                 `json:"rejected"`
+	Expired   int                 `json:"expired"`
+	Held      int                 `json:"held"`
+	DueLeft   uint64              `json:"due_left"`
+	Unsettled int                 `json:"unsettled"`
+	Stopped   reporter.StopReason `json:"stopped,omitempty"`
+	RetryAt   *time.Time          `json:"retry_at,omitempty"`
+}
+
+func viewClose(summary reporter.Summary) closeView {
+	s, d := summary.Closed, summary.Delivered
+	v := closeView{
+		Windows: s.Windows, Events: s.Events, Usages: s.Usages, Records: s.Records, States: map[string]uint64{},
+		Delivered: deliveryView{
+			Windows: d.Windows, Settled: d.Settled, Calls: d.Calls, Accepted: d.Accepted, Rejected: d.Rejected,
+			Expired: d.Expired, Held: d.Held, DueLeft: d.DueLeft, Unsettled: d.Unsettled, Stopped: d.Stopped,
+		},
+	}
+	if !d.RetryAt.IsZero() {
+		at := d.RetryAt.UTC()
+		v.Delivered.RetryAt = &at
+	}
 	if s.Windows > 0 {
 		v.First, v.Last = &s.First, &s.Last
 	}
@@ -59,7 +87,7 @@ func viewClose(s reporter.ClosedSummary) closeView {
 	return v
 }
 
-// postClose closes the windows that are due at a time.
+// postClose closes the windows that are due at a time and delivers their records.
 func (a *API) postClose(w *response, r *http.Request) error {
 	var request struct {
 		Until time.Time `json:"until"`
@@ -75,7 +103,10 @@ func (a *API) postClose(w *response, r *http.Request) error {
 		return err //nolint:wrapcheck // toProblem knows it
 	}
 	if err != nil {
-		return storeError(err)
+		return &problem{
+			Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5, cause: err,
+			Detail: "closing or delivering didn't come to its end; the log has the reason, and doing it again is safe",
+		}
 	}
 	return writeJSON(w, viewClose(summary))
 }

@@ -32,8 +32,8 @@ type Options struct {
 	Usage       meter.UsageReader
 	Records     reporter.RecordReader
 	DeadLetters DeadLetters // nil: refused events aren't kept, the routes answer 404
-	// Close closes the windows that ended before until, as reporter.Closer.CloseDue does.
-	Close func(ctx context.Context, until time.Time) (reporter.ClosedSummary, error)
+	// Close closes the windows that ended before until and delivers what is due, as reporter.Service.CloseNow does.
+	Close func(ctx context.Context, until time.Time) (reporter.Summary, error)
 	// Status is what GET /api/v1/admin/status shows, as a value for encoding/json; nil shows only the time.
 	Status func(ctx context.Context) any
 

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ type bundle struct {
 	letters  *meter.DeadLetters
 	books    *books
 	log      *bytes.Buffer
+	later    atomic.Int64 // by how much the clock is ahead of testNow, in nanoseconds
 
 	mu       sync.Mutex
 	observed []httpapi.Observation
@@ -83,7 +85,7 @@ func setupSpool(t testing.TB, so spool.Options, change func(*httpapi.Options)) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := func() time.Time { return testNow }
+	now := func() time.Time { return testNow.Add(time.Duration(b.later.Load())) }
 	if b.ingester, err = meter.NewIngester(meter.IngestOptions{
 		Catalog: catalog, Spool: b.spool, DeadLetters: b.letters, MaxFuture: 10 * time.Minute, MaxAge: 480 * time.Hour, Now: now, Logger: logger,
 	}); err != nil {
@@ -296,7 +298,7 @@ type books struct {
 	windows     []reporter.WindowClose
 	from, to    time.Time
 	until       time.Time
-	summary     reporter.ClosedSummary
+	summary     reporter.Summary
 	err         error
 	errAfter    int // rows before err
 }
@@ -340,10 +342,10 @@ func (b *books) Usage(context.Context, time.Time, time.Time, int) ([]reporter.Ho
 	return nil, b.err
 }
 
-func (b *books) close(_ context.Context, until time.Time) (reporter.ClosedSummary, error) {
+func (b *books) close(_ context.Context, until time.Time) (reporter.Summary, error) {
 	b.until = until
 	if until.After(testNow) {
-		return reporter.ClosedSummary{}, fmt.Errorf("close until %s: %w", until.Format(time.RFC3339), reporter.ErrFuture)
+		return reporter.Summary{}, fmt.Errorf("close until %s: %w", until.Format(time.RFC3339), reporter.ErrFuture)
 	}
 	return b.summary, b.err
 }

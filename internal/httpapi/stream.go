@@ -117,7 +117,11 @@ func (s *stream) wait() (ended bool, err error) {
 			s.drained = true
 			return true, nil
 		case <-s.r.Context().Done():
-			return false, errAborted
+			// The server cancels it also when a read fails, as at a deadline; then there is a reason to tell.
+			s.lines.stop()
+			if _, _, err := s.lines.state(); err == nil {
+				return false, errAborted
+			}
 		}
 	}
 }
@@ -132,7 +136,8 @@ func (s *stream) takeChunk() error {
 	batch.DecodeLines(c.data, options)
 	numbers := lineNumbers{chunk: c, first: s.taken + 1}
 	numbers.blameCut(batch, options.MaxEventBytes)
-	ctx, cancel := context.WithTimeout(s.r.Context(), s.api.o.RequestTimeout)
+	// What arrived whole is taken also when the connection has ended since.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.r.Context()), s.api.o.RequestTimeout)
 	defer cancel()
 	verdicts, err := s.api.o.Ingester.Accept(ctx, batch, traceparent(s.r.Header), meter.KeepGood)
 	if err != nil {
