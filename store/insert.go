@@ -1,0 +1,92 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+)
+
+// insert writes rows of encoded columns and returns how many the server says it wrote: unknown is true when it doesn't
+// say.
+func (s *Store) insert(ctx context.Context, t table, rows int, data []columnData) (written uint64, unknown bool, err error) {
+	var count writeCount
+	ctx = context.WithValue(ctx, writeCountKey{}, &count)
+	ctx = clickhouse.Context(ctx,
+		clickhouse.WithColumnNamesAndTypes(t.columns),
+		clickhouse.WithProgress(func(p *clickhouse.Progress) { count.rows.Add(p.WroteRows) }),
+	)
+	names := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		names[i] = c.Name
+	}
+	batch, err := s.conn.PrepareBatch(ctx, "INSERT INTO "+t.name+" ("+strings.Join(names, ", ")+")")
+	if err != nil {
+		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
+	}
+	defer batch.Close() //nolint:errcheck // does nothing after Send; before it, the error in hand says more
+	if err := fillColumns(batch.Columns(), data, rows); err != nil {
+		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
+	}
+	if err := batch.Send(); err != nil {
+		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
+	}
+	return count.rows.Load(), s.countWrites, nil
+}
+
+// insertRows is insert for tables whose rows are counted by the server or, at the end of a close, by WriteClose.
+func (s *Store) insertRows(ctx context.Context, t table, rows int, encode func(i int, data []columnData) error) error {
+	if rows == 0 {
+		return nil
+	}
+	data := make([]columnData, len(t.columns))
+	for i := range rows {
+		if err := encode(i, data); err != nil {
+			return fmt.Errorf("insert into %s: row %d: %w", t.name, i, err)
+		}
+	}
+	written, unknown, err := s.insert(ctx, t, rows, data)
+	if err != nil {
+		return err
+	}
+	if !unknown && written < uint64(rows) { //nolint:gosec // not negative
+		return fmt.Errorf("insert into %s: %w: %d of %d", t.name, ErrRowsMissing, written, rows)
+	}
+	return nil
+}
+
+// writeCount collects what a server reports about one insert.
+type writeCount struct{ rows atomic.Uint64 }
+
+type writeCountKey struct{}
+
+// summaryReader takes the number of rows written from the answers of ClickHouse's HTTP interface, which clickhouse-go
+// doesn't pass on.
+type summaryReader struct{ next http.RoundTripper }
+
+// RoundTrip does one request.
+func (r summaryReader) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := r.next.RoundTrip(req)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // a transport hands on its errors as they are
+	}
+	count, ok := req.Context().Value(writeCountKey{}).(*writeCount)
+	if !ok {
+		return res, nil
+	}
+	if text := res.Header.Get("X-ClickHouse-Summary"); text != "" {
+		var summary struct {
+			WrittenRows uint64 `json:"written_rows,string"`
+		}
+		if err := json.Unmarshal([]byte(text), &summary); err != nil {
+			return nil, errors.Join(fmt.Errorf("read X-ClickHouse-Summary %.100q: %w", text, err), res.Body.Close())
+		}
+		count.rows.Store(summary.WrittenRows)
+	}
+	return res, nil
+}
