@@ -151,7 +151,7 @@ func TestLoad_Meters(t *testing.T) {
 	for _, m := range meters {
 		line := fmt.Sprintf("%s %s %s %q scale %s billed %t instance %q", m.Slug, m.EventType, m.Aggregation, m.Value, m.Scale, m.Billed, m.Instance)
 		for _, d := range m.GroupBy {
-			line += " " + d.Name + "=" + d.Path.String()
+			line = fmt.Sprintf("%s %s=%s", line, d.Name, d.Path)
 		}
 		got = append(got, line)
 	}

@@ -110,7 +110,7 @@ func decodeTableList(raw any, v reflect.Value, key string, faults *Faults) {
 	}
 	entries := reflect.MakeSlice(v.Type(), len(list), len(list))
 	for i, item := range list {
-		if d, ok := entries.Index(i).Addr().Interface().(interface{ setDefaults() }); ok {
+		if d, ok := reflect.TypeAssert[interface{ setDefaults() }](entries.Index(i).Addr()); ok {
 			d.setDefaults()
 		}
 		decodeValue(item, entries.Index(i), entryKey(key, i), faults)
@@ -120,7 +120,7 @@ func decodeTableList(raw any, v reflect.Value, key string, faults *Faults) {
 
 // setValue sets a leaf from a decoded TOML value.
 func setValue(v reflect.Value, raw any) error {
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		switch x := raw.(type) {
 		case string:
 			return u.UnmarshalText([]byte(x))
@@ -219,7 +219,7 @@ func setStringMap(v reflect.Value, raw any) error {
 
 // setText sets a leaf from the text of an environment variable.
 func setText(v reflect.Value, text string) error {
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		return u.UnmarshalText([]byte(text))
 	}
 	switch v.Kind() {

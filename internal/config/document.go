@@ -20,8 +20,7 @@ func parseDocument(text []byte) (document, *Fault) {
 	d := document{values: map[string]any{}, lines: map[string]int{}}
 	if err := toml.Unmarshal(text, &d.values); err != nil {
 		fault := &Fault{Message: strings.TrimPrefix(err.Error(), "toml: ")}
-		var decode *toml.DecodeError
-		if errors.As(err, &decode) {
+		if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
 			fault.Line, _ = decode.Position()
 			fault.Key = strings.Join(decode.Key(), ".")
 		}
@@ -45,7 +44,7 @@ func (d document) line(key string) int {
 	return 0
 }
 
-// readLines notes where each key stands. Elements of an array of tables are named list[0], list[1] …
+// readLines notes where each key stands. Elements of an array of tables are named list[0], list[1] and so on.
 func (d document) readLines(text []byte) {
 	lineAt := lineCounter(text)
 	arrays := map[string]int{} // array of tables → index of its latest element

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -72,10 +73,8 @@ func checkVariable(name string, known []string, lists map[string]string) string 
 	if !strings.HasPrefix(name, envPrefix) || otherVariables.MatchString(name) {
 		return ""
 	}
-	for _, k := range known {
-		if k == name {
-			return ""
-		}
+	if slices.Contains(known, name) {
+		return ""
 	}
 	if key, ok := lists[name]; ok {
 		return fmt.Sprintf("[[%s]] can't be set by an environment variable; write it in the file", key)
@@ -95,9 +94,9 @@ func checkVariable(name string, known []string, lists map[string]string) string 
 // hasSectionPrefix reports whether the variable is named like a key of one of the sections.
 func hasSectionPrefix(name string) bool {
 	t := reflect.TypeFor[Config]()
-	for i := range t.NumField() {
-		section := t.Field(i).Tag.Get("toml")
-		if t.Field(i).Type.Kind() == reflect.Struct && strings.HasPrefix(name, Variable(section)+"_") {
+	for field := range t.Fields() {
+		section := field.Tag.Get("toml")
+		if field.Type.Kind() == reflect.Struct && strings.HasPrefix(name, Variable(section)+"_") {
 			return true
 		}
 	}

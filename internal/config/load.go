@@ -107,7 +107,7 @@ func readFileLimited(path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, pathReason(err)
 	}
-	defer file.Close() //nolint:errcheck // only read
+	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
 		return nil, pathReason(err)
@@ -127,8 +127,7 @@ func readFileLimited(path string, limit int64) ([]byte, error) {
 
 // pathReason strips the operation and path, which the fault names already.
 func pathReason(err error) error {
-	var pathErr *os.PathError
-	if errors.As(err, &pathErr) {
+	if pathErr, ok := errors.AsType[*os.PathError](err); ok {
 		return fmt.Errorf("can't be read: %w", pathErr.Err)
 	}
 	return fmt.Errorf("can't be read: %w", err)

@@ -53,7 +53,7 @@ func printTable(b *strings.Builder, v reflect.Value, prefix string) {
 }
 
 func printValue(v reflect.Value) string {
-	if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
 		text, err := m.MarshalText()
 		if err != nil {
 			return quoteTOML(err.Error())

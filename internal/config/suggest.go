@@ -7,6 +7,8 @@ import (
 )
 
 // secretKeys are keys people try to write a secret under, with what to use instead.
+//
+//nolint:gosec // names of keys, no credentials
 var secretKeys = map[string]string{
 	"store.password":        "store.password_file or METERD_STORE_PASSWORD",
 	"koogallery.seller_key": "koogallery.seller_key_file or METERD_KOOGALLERY_SELLER_KEY",
@@ -17,8 +19,8 @@ var secretKeys = map[string]string{
 // unknownKey is the message about a key that doesn't exist, with the key that was probably meant.
 func unknownKey(prefix, name string, siblings []string) string {
 	list := prefix
-	if at := strings.IndexByte(prefix, '['); at >= 0 {
-		list = prefix[:at]
+	if before, _, ok := strings.Cut(prefix, "["); ok {
+		list = before
 	}
 	if instead, ok := secretKeys[joinKey(list, name)]; ok {
 		return "secrets are not written in this file; use " + instead

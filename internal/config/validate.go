@@ -115,7 +115,7 @@ func (c Config) checkKeys(faults *Faults) {
 			faults.add(at, reason)
 		}
 		if first, ok := values[k.Value]; ok {
-			faults.add(at, fmt.Sprintf("has the same key as %s", entryKey("server.keys", first)))
+			faults.add(at, "has the same key as "+entryKey("server.keys", first))
 		} else {
 			values[k.Value] = i
 		}

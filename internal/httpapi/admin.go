@@ -100,7 +100,7 @@ func (a *API) postClose(w *response, r *http.Request) error {
 	}
 	summary, err := a.o.Close(r.Context(), request.Until.UTC())
 	if errors.Is(err, reporter.ErrFuture) {
-		return err //nolint:wrapcheck // toProblem knows it
+		return err
 	}
 	if err != nil {
 		return &problem{

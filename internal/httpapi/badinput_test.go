@@ -332,7 +332,7 @@ func TestBadInput_TableIsTested(t *testing.T) {
 
 func readFile(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(name) //nolint:gosec // a test file
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func (a *API) readBody(w *response, r *http.Request) (*body, error) {
 	if r.ContentLength > a.o.MaxBody {
 		return nil, tooLarge("the body has %d bytes; at most %d are taken, send smaller batches", r.ContentLength, a.o.MaxBody)
 	}
-	b := bodies.Get().(*body) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	b := bodies.Get().(*body)
 	b.data = b.data[:0]
 	if r.ContentLength == 0 {
 		w.bodyRead = true
@@ -67,7 +67,7 @@ func (a *API) fill(b *body, r *http.Request) error {
 		}
 		b.data = b.data[:n]
 		if _, err := io.ReadFull(r.Body, b.data); err != nil {
-			return err //nolint:wrapcheck // bodyError tells them apart
+			return err
 		}
 		return nil
 	}
@@ -113,7 +113,7 @@ func (b *body) readUpTo(r io.Reader, limit int64) error {
 			return nil
 		}
 		if err != nil {
-			return err //nolint:wrapcheck // bodyError tells them apart
+			return err
 		}
 	}
 }
@@ -154,7 +154,7 @@ var errCompressed = errors.New("broken compression")
 // bounds what a zstd frame may make the decoder allocate.
 func decompressor(r io.Reader, encoding string, maxWindow int64) (reader io.Reader, done func(), err error) {
 	if encoding == "gzip" {
-		z := gzipReaders.Get().(*gzip.Reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+		z := gzipReaders.Get().(*gzip.Reader)
 		if err := z.Reset(r); err != nil {
 			gzipReaders.Put(z)
 			return nil, nil, compressedError(err)
@@ -187,7 +187,7 @@ type compressedReader struct{ io.Reader }
 func (c compressedReader) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
 	if err == nil || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return n, err //nolint:wrapcheck // an io.Reader passes errors through
+		return n, err
 	}
 	return n, compressedError(err)
 }

@@ -32,7 +32,7 @@ func (a *API) listDeadLetters(w *response, r *http.Request) error {
 	}
 	letters, next, err := a.o.DeadLetters.List(after, limit)
 	if err != nil {
-		return err //nolint:wrapcheck // internal
+		return err
 	}
 	if letters == nil {
 		letters = []meter.DeadLetter{}
@@ -73,7 +73,7 @@ func (a *API) replayDeadLetters(w *response, r *http.Request) error {
 	}
 	letters, err := a.o.DeadLetters.Get(request.IDs...)
 	if err != nil {
-		return err //nolint:wrapcheck // internal
+		return err
 	}
 	byID := map[uint64]*meter.DeadLetter{}
 	for i := range letters {
@@ -112,7 +112,7 @@ func (a *API) forget(ids []uint64, cause error) error {
 		return cause
 	}
 	if _, err := a.o.DeadLetters.Remove(ids...); err != nil {
-		return err //nolint:wrapcheck // internal
+		return err
 	}
 	return cause
 }
@@ -130,7 +130,7 @@ func (a *API) replay(r *http.Request, letter *meter.DeadLetter) (result replayed
 	batch.DecodeJSON(letter.Event, a.o.Decode)
 	verdicts, err := a.o.Ingester.Accept(r.Context(), batch, traceparent(r.Header), meter.KeepGood)
 	if err != nil {
-		return result, false, err //nolint:wrapcheck // toProblem knows the ingester's errors
+		return result, false, err
 	}
 	if len(verdicts.Statuses) > 0 {
 		result.Status = verdicts.Statuses[0].String()

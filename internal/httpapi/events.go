@@ -15,7 +15,7 @@ func (a *API) postEvents(w *response, r *http.Request) error {
 		return err
 	}
 	if f == formLines && r.ContentLength < 0 {
-		return a.streamEvents(w, r)
+		return a.streamEvents(w, r) //nolint:contextcheck // it has the request, and outlives its context for what arrived whole
 	}
 	body, err := a.readBody(w, r)
 	if err != nil {
@@ -35,7 +35,7 @@ func (a *API) postEvents(w *response, r *http.Request) error {
 	}
 	verdicts, err := a.o.Ingester.Accept(ctx, batch, traceparent(r.Header), mode)
 	if err != nil {
-		return err //nolint:wrapcheck // toProblem knows the ingester's errors
+		return err
 	}
 	if mode == meter.KeepGood {
 		return writeVerdicts(w, &verdicts)
@@ -104,7 +104,7 @@ func eventErrors(problems []meter.Problem, line func(index int) int) []eventErro
 
 // writeVerdicts answers with what became of each event.
 func writeVerdicts(w *response, v *meter.Verdicts) error {
-	buffer := bodies.Get().(*body) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	buffer := bodies.Get().(*body)
 	defer buffer.release()
 	buffer.data = appendVerdicts(buffer.data[:0], v)
 	h := w.Header()

@@ -89,7 +89,7 @@ func isBinaryMode(h http.Header) bool {
 func binaryAttributes(h http.Header) []meter.Attribute {
 	var list []meter.Attribute
 	for name, values := range h {
-		attribute := ""
+		var attribute string
 		switch {
 		case strings.HasPrefix(name, "Ce-"):
 			attribute = strings.ToLower(name[3:])

@@ -113,7 +113,7 @@ func TestAdmin_Close(t *testing.T) {
 	for body, detail := range map[string]string{
 		"":                                  "until: is required, as an RFC 3339 time; windows whose end and grace period are before it are closed",
 		"{}":                                "until: is required, as an RFC 3339 time; windows whose end and grace period are before it are closed",
-		`{"untill":"x"}`:                    `the body can't be read: unknown field "untill"`,
+		`{"when":"x"}`:                      `the body can't be read: unknown field "when"`,
 		`{"until":"2026-11-23T11:00:00Z"}`:  "close until 2026-11-23T11:00:00Z: a window can't be closed before it has ended",
 		`{"until":"2026-11-23T09:00:00Z"}{`: "the body holds more than one JSON value",
 	} {

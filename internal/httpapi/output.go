@@ -22,7 +22,7 @@ type output struct {
 }
 
 func (a *API) newOutput(w *response, media string) *output {
-	b := bodies.Get().(*body) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	b := bodies.Get().(*body)
 	return &output{api: a, w: w, media: media, body: b, buf: b.data[:0]}
 }
 

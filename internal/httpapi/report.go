@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,7 +56,7 @@ func (a *API) postReport(w *response, r *http.Request) error {
 	defer cancel()
 	verdicts, err := a.o.Ingester.Accept(ctx, batch, traceparent(r.Header), meter.AllOrNothing)
 	if err != nil {
-		return err //nolint:wrapcheck // toProblem knows the ingester's errors
+		return err
 	}
 	if len(verdicts.Problems) > 0 {
 		return refusal(&verdicts)
@@ -72,7 +73,7 @@ func reportEvent(text []byte) ([]byte, error) {
 	if err := decoder.Decode(&report); err != nil {
 		return nil, invalidRequest("the report can't be read: %s", jsonReason(err))
 	}
-	if _, err := decoder.Token(); err != io.EOF { //nolint:errorlint // Token returns it bare
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, invalidRequest("the report is followed by something else; send one report a request")
 	}
 	value, err := report.Value.text()

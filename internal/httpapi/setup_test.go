@@ -54,25 +54,25 @@ type bundle struct {
 }
 
 // setup starts the API. change, if not nil, adapts its options.
-func setup(t testing.TB, change func(*httpapi.Options)) *bundle {
-	t.Helper()
-	return setupSpool(t, spool.Options{}, change)
+func setup(tb testing.TB, change func(*httpapi.Options)) *bundle {
+	tb.Helper()
+	return setupSpool(tb, spool.Options{}, change)
 }
 
-func setupSpool(t testing.TB, so spool.Options, change func(*httpapi.Options)) *bundle {
-	t.Helper()
+func setupSpool(tb testing.TB, so spool.Options, change func(*httpapi.Options)) *bundle {
+	tb.Helper()
 	b := &bundle{books: &books{}, log: &bytes.Buffer{}}
-	so.Dir, so.Now = filepath.Join(t.TempDir(), "spool"), time.Now
+	so.Dir, so.Now = filepath.Join(tb.TempDir(), "spool"), time.Now
 	var err error
 	if b.spool, err = spool.Open(so); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = b.spool.Close() })
+	tb.Cleanup(func() { _ = b.spool.Close() })
 	logger := slog.New(slog.NewTextHandler(&lockedWriter{w: b.log}, nil))
-	if b.letters, err = meter.OpenDeadLetters(filepath.Join(t.TempDir(), "dead-letters.ndjson"), meter.DeadLetterOptions{MaxBytes: 1 << 20, Logger: logger}); err != nil {
-		t.Fatal(err)
+	if b.letters, err = meter.OpenDeadLetters(filepath.Join(tb.TempDir(), "dead-letters.ndjson"), meter.DeadLetterOptions{MaxBytes: 1 << 20, Logger: logger}); err != nil {
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = b.letters.Close() })
+	tb.Cleanup(func() { _ = b.letters.Close() })
 	catalog, err := meter.NewCatalog([]meter.Meter{
 		{
 			Slug: "tokens_total", Description: "AI tokens", EventType: "prompt", Aggregation: meter.Sum, Value: meter.MustParsePath("$.tokens"),
@@ -83,13 +83,13 @@ func setupSpool(t testing.TB, so spool.Options, change func(*httpapi.Options)) *
 		{Slug: "requests", EventType: "requests", Aggregation: meter.Sum, Value: meter.MustParsePath("$.value"), Scale: meter.NewQuantity(1, 0)},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	now := func() time.Time { return testNow.Add(time.Duration(b.later.Load())) }
 	if b.ingester, err = meter.NewIngester(meter.IngestOptions{
 		Catalog: catalog, Spool: b.spool, DeadLetters: b.letters, MaxFuture: 10 * time.Minute, MaxAge: 480 * time.Hour, Now: now, Logger: logger,
 	}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	o := httpapi.Options{
 		Keys: []httpapi.Key{
@@ -110,7 +110,7 @@ func setupSpool(t testing.TB, so spool.Options, change func(*httpapi.Options)) *
 		change(&o)
 	}
 	if b.api, err = httpapi.New(o); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	b.server = httptest.NewUnstartedServer(b.api)
 	b.server.Config.Protocols = new(http.Protocols)
@@ -118,7 +118,7 @@ func setupSpool(t testing.TB, so spool.Options, change func(*httpapi.Options)) *
 	b.server.Config.Protocols.SetUnencryptedHTTP2(true)
 	b.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	b.server.Start()
-	t.Cleanup(b.server.Close)
+	tb.Cleanup(b.server.Close)
 	return b
 }
 
@@ -141,11 +141,11 @@ type answer struct {
 }
 
 // do sends a request with a key; headers are given as "Name: value".
-func (b *bundle) do(t testing.TB, method, path, key, body string, headers ...string) answer {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, b.server.URL+path, strings.NewReader(body))
+func (b *bundle) do(tb testing.TB, method, path, key, body string, headers ...string) answer {
+	tb.Helper()
+	r, err := http.NewRequestWithContext(tb.Context(), method, b.server.URL+path, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if key != "" {
 		r.Header.Set("Authorization", "Bearer "+key)
@@ -154,38 +154,38 @@ func (b *bundle) do(t testing.TB, method, path, key, body string, headers ...str
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Add(name, value)
 	}
-	return b.send(t, r)
+	return b.send(tb, r)
 }
 
-func (b *bundle) send(t testing.TB, r *http.Request) answer {
-	t.Helper()
+func (b *bundle) send(tb testing.TB, r *http.Request) answer {
+	tb.Helper()
 	res, err := b.server.Client().Do(r)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return answer{res.StatusCode, res.Header, string(text)}
 }
 
 // post sends events.
-func (b *bundle) post(t testing.TB, body string, headers ...string) answer {
-	t.Helper()
+func (b *bundle) post(tb testing.TB, body string, headers ...string) answer {
+	tb.Helper()
 	if len(headers) == 0 {
 		headers = []string{"Content-Type: application/cloudevents+json"}
 	}
-	return b.do(t, http.MethodPost, "/api/v1/events", ingestKey, body, headers...)
+	return b.do(tb, http.MethodPost, "/api/v1/events", ingestKey, body, headers...)
 }
 
 // request makes a request with one body of JSON for sending it by hand.
-func (b *bundle) request(t testing.TB, body string) *http.Request {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.server.URL+"/api/v1/events", strings.NewReader(body))
+func (b *bundle) request(tb testing.TB, body string) *http.Request {
+	tb.Helper()
+	r, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, b.server.URL+"/api/v1/events", strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	r.Header.Set("X-Api-Key", ingestKey)
 	r.Header.Set("Content-Type", "application/json")
@@ -193,28 +193,28 @@ func (b *bundle) request(t testing.TB, body string) *http.Request {
 }
 
 // raw writes bytes to a new connection and returns all that comes back until the server closes it.
-func (b *bundle) raw(t testing.TB, text string) string {
-	t.Helper()
-	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", b.server.Listener.Addr().String())
+func (b *bundle) raw(tb testing.TB, text string) string {
+	tb.Helper()
+	conn, err := (&net.Dialer{}).DialContext(tb.Context(), "tcp", b.server.Listener.Addr().String())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.WriteString(conn, text); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	answer, err := io.ReadAll(conn)
 	if err != nil {
-		t.Fatalf("read answer: %v after %q", err, answer)
+		tb.Fatalf("read answer: %v after %q", err, answer)
 	}
 	return string(answer)
 }
 
 // recorded calls the handler without a connection.
-func (b *bundle) recorded(t testing.TB, body []byte, headers map[string]string) answer {
-	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/v1/events", bytes.NewReader(body))
+func (b *bundle) recorded(tb testing.TB, body []byte, headers map[string]string) answer {
+	tb.Helper()
+	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "/api/v1/events", bytes.NewReader(body))
 	for name, value := range headers {
 		if value != "" {
 			r.Header.Set(name, value)
@@ -226,19 +226,19 @@ func (b *bundle) recorded(t testing.TB, body []byte, headers map[string]string) 
 }
 
 // stored decodes everything the spool holds: what the API made durable.
-func (b *bundle) stored(t testing.TB) []string {
-	t.Helper()
+func (b *bundle) stored(tb testing.TB) []string {
+	tb.Helper()
 	reader := b.spool.NewReader(spool.Position{})
 	defer func() { _ = reader.Close() }()
 	var events []string
 	for len(events) < int(b.ingester.Stats().Accepted) {
-		record, err := reader.Next(t.Context())
+		record, err := reader.Next(tb.Context())
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		var p meter.Payload
 		if err := meter.DecodePayload(record.Payload, &p); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		for i := range p.Events {
 			ev := &p.Events[i]
@@ -249,17 +249,17 @@ func (b *bundle) stored(t testing.TB) []string {
 }
 
 // wantProblem checks that an answer is a problem of a code.
-func wantProblem(t testing.TB, a answer, status int, code string) map[string]any {
-	t.Helper()
+func wantProblem(tb testing.TB, a answer, status int, code string) map[string]any {
+	tb.Helper()
 	var p map[string]any
 	if a.status != status || a.header.Get("Content-Type") != "application/problem+json" {
-		t.Fatalf("answer = %d %s %s, want %d application/problem+json %s", a.status, a.header.Get("Content-Type"), a.body, status, code)
+		tb.Fatalf("answer = %d %s %s, want %d application/problem+json %s", a.status, a.header.Get("Content-Type"), a.body, status, code)
 	}
 	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
-		t.Fatalf("problem %q: %v", a.body, err)
+		tb.Fatalf("problem %q: %v", a.body, err)
 	}
 	if p["type"] != "urn:meterd:problem:"+code || p["status"] != float64(status) || p["title"] == "" || p["request_id"] != a.header.Get("X-Request-Id") {
-		t.Fatalf("problem = %v, want type urn:meterd:problem:%s, status %d and the request's id", p, code, status)
+		tb.Fatalf("problem = %v, want type urn:meterd:problem:%s, status %d and the request's id", p, code, status)
 	}
 	return p
 }

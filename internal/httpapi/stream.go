@@ -37,7 +37,7 @@ func (a *API) streamEvents(w *response, r *http.Request) error {
 	}
 	if r.ProtoMajor == 1 {
 		if err := w.control.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return err //nolint:wrapcheck // internal
+			return err
 		}
 	}
 	lines := &lineReader{
@@ -141,7 +141,7 @@ func (s *stream) takeChunk() error {
 	defer cancel()
 	verdicts, err := s.api.o.Ingester.Accept(ctx, batch, traceparent(s.r.Header), meter.KeepGood)
 	if err != nil {
-		return err //nolint:wrapcheck // toProblem knows the ingester's errors
+		return err
 	}
 	b := append(s.answer[:0], `{"from_line":`...)
 	b = strconv.AppendInt(b, int64(s.taken+1), 10)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -155,6 +156,7 @@ func eachProtocol(t *testing.T, test func(t *testing.T, transport http.RoundTrip
 func TestStream_AnswersWhileOpen(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, func(o *httpapi.Options) { o.StreamDelay = time.Millisecond })
 		s := openStream(t, b, transport)
 		s.write(event("a") + "\n")
@@ -188,6 +190,7 @@ func TestStream_AnswersWhileOpen(t *testing.T) {
 func TestStream_Chunks(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, func(o *httpapi.Options) {
 			o.StreamEvents = 7
 			o.StreamDelay = time.Hour
@@ -196,7 +199,7 @@ func TestStream_Chunks(t *testing.T) {
 		const events = 500
 		go func() {
 			for i := range events {
-				if _, err := io.WriteString(s.body, event(fmt.Sprint(i))+"\n"); err != nil {
+				if _, err := io.WriteString(s.body, event(strconv.Itoa(i))+"\n"); err != nil {
 					t.Errorf("write: %v", err)
 				}
 			}
@@ -221,6 +224,7 @@ func TestStream_Chunks(t *testing.T) {
 func TestStream_BadLines(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, func(o *httpapi.Options) {
 			o.StreamDelay = time.Hour
 			o.Decode.MaxEventBytes = 300
@@ -252,11 +256,12 @@ func TestStream_BadLines(t *testing.T) {
 func TestStream_Gzip(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, func(o *httpapi.Options) { o.StreamDelay = time.Millisecond })
 		s := openStream(t, b, transport, "Content-Encoding: gzip")
 		z := gzip.NewWriter(s.body)
 		for i := range 3 {
-			_, _ = io.WriteString(z, event(fmt.Sprint(i))+"\n")
+			_, _ = io.WriteString(z, event(strconv.Itoa(i))+"\n")
 			_ = z.Flush()
 			if got := s.next(); got.FromLine != i+1 || got.Accepted != 1 {
 				t.Fatalf("answer = %+v", got)
@@ -272,6 +277,7 @@ func TestStream_Gzip(t *testing.T) {
 func TestStream_Empty(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, nil)
 		s := openStream(t, b, transport)
 		_ = s.body.Close()
@@ -285,6 +291,7 @@ func TestStream_Empty(t *testing.T) {
 func TestStream_BrokenCompression(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, nil)
 		s := openStream(t, b, transport, "Content-Encoding: gzip")
 		s.write("this is no gzip at all, not even nearly\n")
@@ -298,6 +305,7 @@ func TestStream_BrokenCompression(t *testing.T) {
 func TestStream_SlowLine(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, func(o *httpapi.Options) {
 			o.StreamDelay = time.Millisecond
 			o.RequestTimeout = 200 * time.Millisecond
@@ -320,6 +328,7 @@ func TestStream_SlowLine(t *testing.T) {
 func TestStream_Silent(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, func(o *httpapi.Options) { o.StreamIdle = 100 * time.Millisecond })
 		s := openStream(t, b, transport)
 		res := s.response()
@@ -332,6 +341,7 @@ func TestStream_Silent(t *testing.T) {
 func TestStream_Drain(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setup(t, func(o *httpapi.Options) { o.StreamDelay = time.Millisecond })
 		s := openStream(t, b, transport)
 		s.write(event("a") + "\n")
@@ -360,6 +370,7 @@ func TestStream_Drain(t *testing.T) {
 func TestStream_SpoolFull(t *testing.T) {
 	t.Parallel()
 	eachProtocol(t, func(t *testing.T, transport http.RoundTripper) {
+		t.Helper()
 		b := setupSpool(t, spool.Options{MaxBytes: 16 << 10, SegmentBytes: 8 << 10}, func(o *httpapi.Options) { o.StreamDelay = time.Millisecond })
 		s := openStream(t, b, transport)
 		line := 0

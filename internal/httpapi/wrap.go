@@ -40,11 +40,14 @@ func (w *response) Write(p []byte) (int, error) {
 	}
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
-	return n, err //nolint:wrapcheck // an io.Writer passes errors through
+	return n, err
 }
 
 // Unwrap lets http.ResponseController find the server's writer.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// statusClientGone is logged and counted for requests whose client went away before there was an answer.
+const statusClientGone = 499
 
 // unreadTimeout is how long the rest of a body may take that nobody wants.
 const unreadTimeout = 2 * time.Second
@@ -59,12 +62,15 @@ func (a *API) wrap(rt route) http.Handler {
 	}
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := machineTime()
-		w := responses.Get().(*response) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+		w := responses.Get().(*response)
 		*w = response{ResponseWriter: rw, requestID: a.ids.of(r)}
 		w.control = *http.NewResponseController(rw)
 		rw.Header()["X-Request-Id"] = []string{w.requestID}
 		aborted := true
 		defer func() {
+			if aborted && w.status == 0 {
+				w.status = statusClientGone
+			}
 			a.finish(w, r, rt, start)
 			if r.ContentLength != 0 && !w.bodyRead {
 				// The server reads a little of what is left of the body before it closes the connection. A client that
