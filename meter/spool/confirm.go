@@ -46,12 +46,16 @@ func (s *Spool) confirm(pos Position) error {
 		}
 	}
 	s.mu.Lock()
-	cp := s.checkpointLocked(pos, at)
+	salt := s.confirmedSalt
+	if seg := s.find(pos.Segment); seg != nil && seg.number == pos.Segment {
+		salt = seg.salt
+	}
+	cp := s.checkpointLocked(pos, at, salt)
 	s.mu.Unlock()
 	if err := writeCheckpoint(s.fs, s.opts.Dir, cp); err != nil {
 		return err
 	}
-	for _, seg := range s.advance(pos, at, oldest) {
+	for _, seg := range s.advance(cp, oldest) {
 		s.discard(seg)
 	}
 	return nil
@@ -111,10 +115,11 @@ func (s *Spool) recordAt(seg segment, place Position) (counters, time.Time, erro
 
 // advance takes over a position that is durable in the checkpoint and returns
 // the segments that nobody needs any more.
-func (s *Spool) advance(pos Position, at counters, oldest time.Time) []*segment {
+func (s *Spool) advance(cp checkpoint, oldest time.Time) []*segment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.confirmed, s.confirmedAt = pos, at
+	pos := cp.confirmed
+	s.confirmed, s.confirmedAt, s.confirmedSalt = pos, cp.confirmedAt, cp.salt
 	s.unconfirmed = s.countUnconfirmed(pos)
 	switch {
 	case pos == s.durable:

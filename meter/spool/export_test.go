@@ -1,6 +1,8 @@
 package spool
 
 import (
+	"encoding/binary"
+	"hash/crc32"
 	"io"
 	"testing"
 	"time"
@@ -72,5 +74,15 @@ func Scan(tb testing.TB, src io.ReaderAt, size int64, number uint64) (payloads [
 			continue
 		}
 		payloads, ends = append(payloads, append([]byte{}, p...)), append(ends, fr.end())
+	}
+}
+
+// SetVersion returns an edit that changes the format version in a segment's
+// header and mends the header's checksum.
+func SetVersion(v uint16) func([]byte) []byte {
+	return func(b []byte) []byte {
+		binary.LittleEndian.PutUint16(b[8:], v)
+		binary.LittleEndian.PutUint32(b[68:], crc32.Checksum(b[:68], castagnoli))
+		return b
 	}
 }

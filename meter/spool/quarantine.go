@@ -188,13 +188,18 @@ func (s *Spool) keepTorn(r *recovered, g gap) {
 	s.pruneTorn()
 }
 
-// pruneTorn keeps the newest copies of torn ends.
+// pruneTorn keeps the newest copies of torn ends, and those whose segments are
+// still there: they mark what is torn and not damaged.
 func (s *Spool) pruneTorn() {
 	names, err := s.fs.List(s.quarantineDir())
-	if err != nil {
+	present, dirErr := s.fs.List(s.opts.Dir)
+	if err != nil || dirErr != nil {
 		return // Nothing depends on it; the next torn end tries again.
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, tornSuffix) })
+	names = slices.DeleteFunc(names, func(n string) bool {
+		number, _, _ := strings.Cut(n, "-")
+		return !strings.HasSuffix(n, tornSuffix) || slices.Contains(present, number+segmentSuffix)
+	})
 	for _, n := range names[:max(0, len(names)-maxTornFiles)] {
 		_ = s.fs.Remove(filepath.Join(s.quarantineDir(), n))
 	}

@@ -38,6 +38,7 @@ type Reader struct {
 	seg   segment // As of the last look.
 	file  vfs.File
 	sc    scanner
+	short int64 // Length of the present file, if it turned out too short; else -1.
 	raw   []byte
 	tries int
 }
@@ -132,9 +133,15 @@ func (r *Reader) step() (Record, bool, error) {
 		return Record{}, false, r.openFailed(err)
 	}
 	fr, g, err := r.sc.read()
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF) && r.tooShort():
+		return Record{}, false, nil // Read what there is.
+	case errors.Is(err, io.EOF): // Only in a file that is too short.
+		g, err = r.rest("the file is too short"), nil
+	}
 	if err != nil {
 		r.tries++
-		r.sc.lossy = r.tries >= readTries && !errors.Is(err, io.EOF)
+		r.sc.lossy = r.tries >= readTries
 		return Record{}, false, err
 	}
 	if fr != nil {
@@ -159,14 +166,36 @@ func (r *Reader) open() error {
 		if r.file != nil {
 			_ = r.file.Close() // Only read.
 		}
-		r.file = f
+		r.file, r.short = f, -1
 		r.sc.src, r.sc.segment, r.sc.buf = f, r.seg.number, r.sc.buf[:0]
 		r.sc.salt, r.sc.saltKnown = r.seg.salt, r.seg.saltKnown
 	}
 	r.sc.verify = true
 	r.sc.off, r.sc.limit = r.pos.Offset, r.seg.end
+	if r.short >= 0 {
+		r.sc.limit = min(r.seg.end, max(r.short, r.pos.Offset))
+	}
 	r.sc.end, r.sc.endKnown = r.seg.endAt, true
 	return nil
+}
+
+// tooShort reports whether the file ends before its durable end, and notes where.
+func (r *Reader) tooShort() bool {
+	size, err := r.file.Size()
+	if err != nil || size >= r.seg.end {
+		return false
+	}
+	r.short = size
+	return true
+}
+
+// rest is a gap from here to the end of the segment.
+func (r *Reader) rest(fault string) *gap {
+	g := &gap{off: r.pos.Offset, length: r.seg.end - r.pos.Offset, fault: fault}
+	if r.sc.nextKnown {
+		g.lost, g.counted = r.seg.endAt.minus(r.sc.next), true
+	}
+	return g
 }
 
 // openFailed decides whether a file that cannot be opened is an error to report.
@@ -183,11 +212,7 @@ func (r *Reader) openFailed(err error) error {
 	if r.tries < readTries || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	g := gap{off: r.pos.Offset, length: r.seg.end - r.pos.Offset, fault: "the segment file has vanished"}
-	if r.sc.nextKnown {
-		g.lost, g.counted = r.seg.endAt.minus(r.sc.next), true
-	}
-	r.pass(g)
+	r.pass(*r.rest("the segment file has vanished"))
 	return nil
 }
 

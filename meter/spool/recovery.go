@@ -84,9 +84,10 @@ func (s *Spool) recover() error {
 	if err != nil {
 		return err
 	}
+	segs = s.dropAbandoned(segs)
 	cp, state := s.loadCheckpoint(segs)
 	s.recovery.Checkpoint = state
-	s.confirmed, s.confirmedAt = cp.confirmed, cp.confirmedAt
+	s.confirmed, s.confirmedAt, s.confirmedSalt = cp.confirmed, cp.confirmedAt, cp.salt
 	segs = s.dropConfirmed(segs)
 	for i, r := range segs {
 		if err := s.examine(segs, i, cp); err != nil {
@@ -186,6 +187,9 @@ func (s *Spool) loadCheckpoint(segs []*recovered) (checkpoint, CheckpointState) 
 			}
 			return checkpoint{}, CheckpointForeign
 		}
+		if r.headerOK && r.header.prev == cp.confirmed && r.header.before == cp.confirmedAt {
+			return cp, CheckpointGood // The end of a segment that has been deleted since.
+		}
 		older = older || r.number < cp.confirmed.Segment
 	}
 	if older { // They would be deleted on the word of a file that nothing bears out.
@@ -207,6 +211,24 @@ func (r *recovered) learnSalt() uint32 {
 		}
 	}
 	return r.salt
+}
+
+// dropAbandoned deletes files that were given up after a failed write or sync
+// and could not be deleted then: the next segment neither follows them nor
+// counts a record of theirs, so nothing in them was ever acknowledged.
+func (s *Spool) dropAbandoned(segs []*recovered) []*recovered {
+	kept := make([]*recovered, 0, len(segs))
+	for i, r := range segs {
+		if i+1 < len(segs) && r.headerOK && segs[i+1].headerOK &&
+			segs[i+1].header.prev.Segment != r.number && segs[i+1].header.before == r.header.before {
+			_ = r.file.Close() // Only read.
+			s.opts.Logger.Info("removing a spool segment that was given up", "segment", r.number)
+			s.discard(r.segment)
+			continue
+		}
+		kept = append(kept, r)
+	}
+	return kept
 }
 
 // dropConfirmed deletes the segments that lie wholly before the confirmed
@@ -240,6 +262,9 @@ func (s *Spool) examine(segs []*recovered, i int, cp checkpoint) error {
 		r.end = segs[i+1].header.prev.Offset
 		sc.limit = min(r.size, r.end)
 		sc.end, sc.endKnown = segs[i+1].header.before, true
+	}
+	if last && cp.durable == r.endPosition() { // As after a clean close.
+		sc.end, sc.endKnown = cp.durableThrough, true
 	}
 	if !r.headerOK {
 		r.gaps = append(r.gaps, gap{length: segmentHeaderSize, fault: "segment header is damaged", counted: true})
@@ -301,7 +326,9 @@ func (s *Spool) settle(segs []*recovered, cp checkpoint) error {
 			bad = append(bad, gapOf{r, g})
 		}
 		s.segments = append(s.segments, r.segment)
-		s.durable = r.endPosition()
+		if r.end > segmentHeaderSize { // A record's end, not the begin of an empty segment.
+			s.durable = r.endPosition()
+		}
 		if r.atEndKnown {
 			s.durableAt = r.atEnd
 		}
@@ -338,6 +365,10 @@ type gapOf struct {
 // settleLast decides which gaps of the last segment are the rest of a group
 // that was never acknowledged, cuts such an end off, and makes what remains
 // durable: the last process may have stopped between write and sync.
+//
+// A sync alone would not do, because the last process may have stopped after a
+// sync that failed: then the last group is in the page cache, marked clean, and
+// not on the disk. So that group is written once more, byte for byte.
 func (s *Spool) settleLast(r *recovered, cp checkpoint) error {
 	floor := r.floor
 	if cp.durable.Segment == r.number {
@@ -366,11 +397,29 @@ func (s *Spool) settleLast(r *recovered, cp checkpoint) error {
 	if r.end < r.size {
 		err = f.Truncate(r.end)
 	}
+	if err == nil && !r.blind {
+		err = rewrite(f, floor, r.end)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("repair segment %d: %w", r.number, err)
+	}
+	return nil
+}
+
+// rewrite writes a part of a file once more, so that the next sync carries it.
+func rewrite(f vfs.File, from, to int64) error {
+	for from < to {
+		b := make([]byte, min(copyChunk, to-from))
+		if _, err := readFull(f, b, from, false); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, from); err != nil {
+			return err
+		}
+		from += int64(len(b))
 	}
 	return nil
 }

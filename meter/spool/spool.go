@@ -35,10 +35,13 @@ type Spool struct {
 	durableAt   counters // Records and events before durable.
 	confirmed   Position
 	confirmedAt counters
-	unconfirmed int64     // Bytes from confirmed to durable.
-	oldest      time.Time // AppendedAt of the first unconfirmed record; zero if none.
-	damage      map[Position]Damage
-	stats       Stats // The plain counters; Stats() adds the rest.
+	// confirmedSalt is that of the segment confirmed points into, which may
+	// have been deleted.
+	confirmedSalt uint32
+	unconfirmed   int64     // Bytes from confirmed to durable.
+	oldest        time.Time // AppendedAt of the first unconfirmed record; zero if none.
+	damage        map[Position]Damage
+	stats         Stats // The plain counters; Stats() adds the rest.
 
 	confirmMu sync.Mutex // Serialises Confirm, which writes files.
 	damageMu  sync.Mutex // Serialises quarantine, which writes files.
@@ -164,18 +167,14 @@ func (s *Spool) Confirmed() Position {
 func (s *Spool) checkpoint() checkpoint {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.checkpointLocked(s.confirmed, s.confirmedAt)
+	return s.checkpointLocked(s.confirmed, s.confirmedAt, s.confirmedSalt)
 }
 
-func (s *Spool) checkpointLocked(pos Position, at counters) checkpoint {
-	c := checkpoint{
-		confirmed: pos, confirmedAt: at,
+func (s *Spool) checkpointLocked(pos Position, at counters, salt uint32) checkpoint {
+	return checkpoint{
+		confirmed: pos, confirmedAt: at, salt: salt,
 		durable: s.durable, durableThrough: s.durableAt,
 	}
-	if seg := s.find(pos.Segment); seg != nil && seg.number == pos.Segment {
-		c.salt = seg.salt
-	}
-	return c
 }
 
 // find returns the first segment numbered n or higher, nil if none. s.mu is held.

@@ -41,6 +41,9 @@ const (
 	OpRemove   Op = "remove"
 )
 
+// ErrPowerOff is the error of everything after [FS.PowerOffAfter] has struck.
+var ErrPowerOff = errors.New("power is off")
+
 // FS is the file system. Use [New].
 type FS struct {
 	mu       sync.Mutex
@@ -49,6 +52,8 @@ type FS struct {
 	locked   map[string]bool
 	inject   func(op Op, name string) error
 	capacity int64
+	fuse     int  // Changes left until the power fails; 0 for never.
+	dead     bool // The power has failed.
 }
 
 type node struct {
@@ -80,6 +85,15 @@ func (m *FS) SetCapacity(n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.capacity = n
+}
+
+// PowerOffAfter lets n more changes of the disk begin; the nth is not
+// completed (a write gets half way), and nothing changes any more after it.
+// What is left is what [FS.Crash] starts from.
+func (m *FS) PowerOffAfter(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fuse = n
 }
 
 // Edit changes the content of a file behind everybody's back, live and
@@ -189,6 +203,13 @@ func resize(b []byte, size int64) []byte {
 
 // check asks the injection; m.mu is held.
 func (m *FS) check(op Op, name string) error {
+	if m.fuse > 0 && op != OpRead && op != OpOpen {
+		m.fuse--
+		m.dead = m.fuse == 0
+	}
+	if m.dead {
+		return &os.PathError{Op: string(op), Path: name, Err: ErrPowerOff}
+	}
 	if m.inject == nil {
 		return nil
 	}
@@ -335,8 +356,12 @@ func (f *file) ReadAt(b []byte, off int64) (int, error) {
 func (f *file) WriteAt(b []byte, off int64) (int, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	wasDead := f.fs.dead
 	err := f.fs.check(OpWrite, f.name)
-	if err != nil {
+	switch {
+	case wasDead:
+		return 0, err
+	case err != nil:
 		b = b[:len(b)/2]
 	}
 	if room := f.fs.room(); room >= 0 {
@@ -393,6 +418,9 @@ func (f *file) Sync() error {
 	defer f.fs.mu.Unlock()
 	n := f.n
 	err := f.fs.check(OpSync, f.name)
+	if f.fs.dead {
+		return err
+	}
 	n.durable = resize(n.durable, int64(len(n.live))) // Lengths go through the journal.
 	if err == nil {
 		for p := range n.dirty {

@@ -1,0 +1,286 @@
+package spool_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meterd/meterd/meter/spool"
+	"github.com/meterd/meterd/meter/spool/internal/vfs/memfs"
+)
+
+// failNth makes the nth operation op on segment files fail, and with more the
+// next ones, too.
+func failNth(op memfs.Op, nth, more int, err error) func(memfs.Op, string) error {
+	n := 0
+	return func(o memfs.Op, name string) error {
+		if o != op || !strings.HasSuffix(name, ".seg") && op != memfs.OpSyncDir {
+			return nil
+		}
+		n++
+		if n >= nth && n <= nth+more {
+			return err
+		}
+		return nil
+	}
+}
+
+// Whatever fails, what was acknowledged is delivered, what was not is not shown
+// before a crash, and the spool goes on when the disk does.
+func TestSpool_DiskFails(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		op   memfs.Op
+		more int // Operations that fail after the first.
+		err  error
+	}{
+		"one write":                  {memfs.OpWrite, 0, syscall.EIO},
+		"writes for a while":         {memfs.OpWrite, 6, syscall.ENOSPC},
+		"one sync":                   {memfs.OpSync, 0, syscall.EIO},
+		"syncs for a while":          {memfs.OpSync, 6, syscall.EIO},
+		"directory sync":             {memfs.OpSyncDir, 0, syscall.EIO},
+		"directory syncs":            {memfs.OpSyncDir, 3, syscall.EIO},
+		"opening files":              {memfs.OpOpen, 3, syscall.EMFILE},
+		"write and then cutting off": {memfs.OpTruncate, 3, syscall.EIO},
+	}
+	for name, tt := range tests {
+		for nth := 1; nth <= 6; nth++ {
+			t.Run(fmt.Sprintf("%s/nth=%d", name, nth), func(t *testing.T) {
+				t.Parallel()
+				fsys := memfs.New()
+				s := mustOpen(t, fsys, smallOptions())
+				fail := failNth(tt.op, nth, tt.more, tt.err)
+				if tt.op == memfs.OpTruncate { // Comes only after a failed write.
+					write := failNth(memfs.OpWrite, nth, 0, tt.err)
+					truncate := fail
+					fail = func(o memfs.Op, n string) error { return errors.Join(write(o, n), truncate(o, n)) }
+				}
+				fsys.Inject(fail)
+				acked, failed := appendThrough(t, s, 40, tt.err)
+				if failed == 0 && tt.op != memfs.OpSyncDir {
+					t.Fatal("nothing failed")
+				}
+				fsys.Inject(nil)
+				acked = append(acked, "at last")
+				mustAppend(t, s, "at last")
+				if st := s.Stats(); st.Failing || st.FailedCommits != int64(failed) || st.QueuedBytes != 0 {
+					t.Errorf("Stats() = failing %v, %d failed commits, %d bytes queued; want false, %d, 0",
+						st.Failing, st.FailedCommits, st.QueuedBytes, failed)
+				}
+				if diff := cmp.Diff(acked, payloads(drain(t, s, spool.Position{}))); diff != "" {
+					t.Errorf("records (-want +got):\n%s", diff)
+				}
+				if got := s.Damage(); len(got) != 0 {
+					t.Errorf("Damage() = %+v, want none", got)
+				}
+				// A power cut loses nothing of it.
+				s = mustOpen(t, fsys.Crash(rand.New(rand.NewPCG(1, uint64(nth)))), smallOptions())
+				if diff := cmp.Diff(acked, payloads(drain(t, s, spool.Position{}))); diff != "" {
+					t.Errorf("records after a crash (-want +got):\n%s", diff)
+				}
+				if got := s.Damage(); len(got) != 0 {
+					t.Errorf("Damage() after a crash = %+v, want none", got)
+				}
+			})
+		}
+	}
+}
+
+// appendThrough appends n records one after the other and returns those that
+// were acknowledged.
+func appendThrough(t *testing.T, s *spool.Spool, n int, want error) (acked []string, failed int) {
+	t.Helper()
+	for i := range n {
+		p := incompressible(fmt.Sprintf("record %02d", i), 500)
+		_, err := s.Append(t.Context(), []byte(p), 1)
+		switch {
+		case err == nil:
+			acked = append(acked, p)
+		case errors.Is(err, want):
+			failed++
+		default:
+			t.Fatalf("Append: %v, want %v", err, want)
+		}
+	}
+	return acked, failed
+}
+
+// After a failed sync the page cache may hold bytes that the disk lacks: no
+// later sync that succeeds may be taken for theirs.
+func TestSpool_FailedSyncIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	fsys := memfs.New()
+	s := mustOpen(t, fsys, smallOptions())
+	mustAppend(t, s, "first")
+	// Neither the sync nor the repair succeeds, so the bytes stay in the file.
+	fsys.Inject(func(op memfs.Op, _ string) error {
+		if op == memfs.OpSync || op == memfs.OpTruncate {
+			return syscall.EIO
+		}
+		return nil
+	})
+	_, err := s.Append(t.Context(), []byte("lost"), 1)
+	if !errors.Is(err, syscall.EIO) || !errors.Is(err, spool.ErrUncertain) {
+		t.Fatalf("Append: %v, want EIO and ErrUncertain", err)
+	}
+	fsys.Inject(nil)
+	end := mustAppend(t, s, "second")
+	if end.Segment != 2 {
+		t.Errorf("the record after a failed sync is in segment %d, want a new one", end.Segment)
+	}
+	want := []string{"first", "second"}
+	for i := range uint64(20) {
+		s := mustOpen(t, fsys.Crash(rand.New(rand.NewPCG(2, i))), smallOptions())
+		if diff := cmp.Diff(want, payloads(drain(t, s, spool.Position{}))); diff != "" {
+			t.Fatalf("records after a crash (-want +got):\n%s", diff)
+		}
+		if got := s.Damage(); len(got) != 0 {
+			t.Errorf("Damage() = %+v, want none", got)
+		}
+	}
+}
+
+func TestSpool_DiskFull(t *testing.T) {
+	t.Parallel()
+	fsys := memfs.New()
+	fsys.SetCapacity(10 << 10)
+	s := mustOpen(t, fsys, smallOptions())
+	acked, failed := appendThrough(t, s, 40, syscall.ENOSPC)
+	if failed == 0 || len(acked) < 10 {
+		t.Fatalf("%d records fit into 10 KiB and %d failed", len(acked), failed)
+	}
+	st := s.Stats()
+	if !st.Failing || !errors.Is(st.LastError, syscall.ENOSPC) || st.LastErrorAt.IsZero() {
+		t.Errorf("Stats() = failing %v with %v at %v, want ENOSPC", st.Failing, st.LastError, st.LastErrorAt)
+	}
+	if diff := cmp.Diff(acked, payloads(drain(t, s, spool.Position{}))); diff != "" {
+		t.Errorf("records on a full disk (-want +got):\n%s", diff)
+	}
+	// Confirming makes room by itself once there is any for the checkpoint.
+	fsys.SetCapacity(11 << 10)
+	mustConfirm(t, s, s.Durable())
+	mustAppend(t, s, "room again")
+	mustClose(t, s)
+	s = mustOpen(t, fsys, smallOptions())
+	if got := payloads(drain(t, s, s.Confirmed())); len(got) != 1 || got[0] != "room again" {
+		t.Errorf("%d records after the disk was full, want one", len(got))
+	}
+}
+
+func TestSpool_ConfirmFails(t *testing.T) {
+	t.Parallel()
+	for _, op := range []memfs.Op{memfs.OpOpen, memfs.OpWrite, memfs.OpSync, memfs.OpRename, memfs.OpSyncDir} {
+		t.Run(string(op), func(t *testing.T) {
+			t.Parallel()
+			fsys := memfs.New()
+			s := mustOpen(t, fsys, smallOptions())
+			fillForDamage(t, s)
+			early := spool.Position{Segment: 1, Offset: at(2)}
+			mustConfirm(t, s, early)
+			fsys.Inject(func(o memfs.Op, name string) error {
+				if o == op && !strings.HasSuffix(name, ".seg") {
+					return syscall.EIO
+				}
+				return nil
+			})
+			if err := s.Confirm(s.Durable()); !errors.Is(err, syscall.EIO) {
+				t.Fatalf("Confirm: %v, want EIO", err)
+			}
+			if got := s.Confirmed(); got != early {
+				t.Errorf("Confirmed() = %v after a failure, want %v", got, early)
+			}
+			fsys.Inject(nil)
+			if got := len(drain(t, s, s.Confirmed())); got != damageRecords-2 {
+				t.Errorf("%d records are left, want %d", got, damageRecords-2)
+			}
+			mustConfirm(t, s, s.Durable())
+			if got := s.Stats(); got.UnconfirmedRecords != 0 || got.Segments != 1 {
+				t.Errorf("%d records in %d segments after confirming all", got.UnconfirmedRecords, got.Segments)
+			}
+		})
+	}
+}
+
+// Segments that could not be deleted when they were confirmed go at the next start.
+func TestSpool_RemoveFails(t *testing.T) {
+	t.Parallel()
+	fsys := memfs.New()
+	s := mustOpen(t, fsys, smallOptions())
+	fillForDamage(t, s)
+	fsys.Inject(func(op memfs.Op, name string) error {
+		if op == memfs.OpRemove && strings.HasSuffix(name, ".seg") {
+			return syscall.EBUSY
+		}
+		return nil
+	})
+	mustConfirm(t, s, s.Durable())
+	fsys.Inject(nil)
+	mustClose(t, s)
+	s = mustOpen(t, fsys, smallOptions())
+	if got := s.Recovery(); got.Checkpoint != spool.CheckpointGood || got.Records != 0 || s.Stats().Segments != 1 {
+		t.Errorf("checkpoint %q, %d records in %d segments; want good, none in 1", got.Checkpoint, got.Records, s.Stats().Segments)
+	}
+}
+
+// Many writers, a consumer that reads and confirms, and somebody who looks at
+// the counters, while the disk fails now and then.
+func TestSpool_Concurrent(t *testing.T) {
+	t.Parallel()
+	const writers, each = 16, 60
+	fsys := memfs.New()
+	rng := rand.New(rand.NewPCG(3, 3))
+	fsys.Inject(func(op memfs.Op, name string) error { // Called one at a time.
+		if strings.HasSuffix(name, ".seg") && (op == memfs.OpWrite || op == memfs.OpSync) && rng.IntN(40) == 0 {
+			return syscall.EIO
+		}
+		return nil
+	})
+	s := mustOpen(t, fsys, smallOptions())
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				p := incompressible(fmt.Sprintf("%d/%d ", w, i), 100+10*i)
+				for {
+					_, err := s.Append(t.Context(), []byte(p), 1)
+					if err == nil {
+						break
+					}
+					if !errors.Is(err, syscall.EIO) && !errors.Is(err, spool.ErrFull) {
+						t.Error(err)
+						return
+					}
+					_ = s.Stats()
+				}
+			}
+		})
+	}
+	got := map[string]int{}
+	r := s.NewReader(s.Confirmed())
+	for n := 0; len(got) < writers*each; n++ {
+		rec, err := r.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, _, _ := strings.Cut(string(rec.Payload), " ")
+		got[name]++
+		if n%7 == 0 || s.Stats().UnconfirmedBytes > 32<<10 {
+			mustConfirm(t, s, rec.End)
+		}
+	}
+	wg.Wait()
+	for name, n := range got {
+		if n != 1 {
+			t.Errorf("record %s came %d times without a crash", name, n)
+		}
+	}
+	if d := s.Damage(); len(d) != 0 {
+		t.Errorf("Damage() = %+v, want none", d)
+	}
+}
