@@ -69,8 +69,8 @@ type Loader struct {
 	free     []*loadBatch  // to be reused
 	read     Position      // the reader's place
 	waiting  []Position    // of WaitConfirmed
-	running  bool
-	stopped  chan struct{} // closed when Run has ended; replaced when it starts
+	running  bool          // Run was called
+	stopped  chan struct{} // closed when Run has ended
 	progress LoaderProgress
 
 	confirmMu sync.Mutex // one confirmation at a time, so that they stay in order
@@ -128,7 +128,7 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 // Run loads until ctx ends or the spool is closed. It returns ctx's error or ErrClosed, after all its goroutines ended.
-// What was not yet confirmed is loaded again by the next Run; the store recognises it.
+// What was not yet confirmed is loaded again by the next loader; the store recognises it. A loader runs once.
 func (l *Loader) Run(ctx context.Context) error {
 	if err := l.start(); err != nil {
 		return err
@@ -155,14 +155,9 @@ func (l *Loader) start() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.running {
-		return errors.New("run loader: it is running already")
+		return errors.New("run loader: it runs or ran already")
 	}
 	l.running = true
-	select {
-	case <-l.stopped:
-		l.stopped = make(chan struct{})
-	default:
-	}
 	l.open, l.inflight = l.newBatch(), nil
 	l.read = l.opts.Spool.Confirmed()
 	l.progress.Confirmed = l.read
@@ -172,15 +167,14 @@ func (l *Loader) start() error {
 func (l *Loader) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open != nil && l.open.ripen != nil {
+	if l.open.ripen != nil {
 		l.open.ripen.Stop()
 	}
-	l.running = false
 	close(l.stopped)
 }
 
 // Flush returns when everything that was durable in the spool at the call is confirmed by the store. It needs a running
-// loader. The error is ctx's, or ErrClosed if the loader ended.
+// loader and waits for one that isn't started yet. The error is ctx's, or ErrClosed if the loader ended.
 func (l *Loader) Flush(ctx context.Context) error {
 	return l.WaitConfirmed(ctx, l.opts.Spool.Durable())
 }
@@ -201,7 +195,7 @@ func (l *Loader) WaitConfirmed(ctx context.Context, pos Position) error {
 	defer timer.Stop()
 	for {
 		l.mu.Lock()
-		changed, stopped := l.changed, l.stopped
+		changed := l.changed
 		l.mu.Unlock()
 		if !l.opts.Spool.Confirmed().Before(pos) {
 			return nil
@@ -209,7 +203,7 @@ func (l *Loader) WaitConfirmed(ctx context.Context, pos Position) error {
 		select {
 		case <-changed:
 		case <-timer.C:
-		case <-stopped:
+		case <-l.stopped:
 			return fmt.Errorf("wait for the store: %w", ErrClosed)
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the store: %w", ctx.Err())
