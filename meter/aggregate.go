@@ -71,35 +71,47 @@ type identity struct {
 
 // Deduplicate returns the rows that count, in their order: the definition that the store's SQL is tested against.
 //
-// Of the rows with one subject, hour, source and id, the one received first counts. Of what is left, a row that we
-// stamped does not count if a stamped row with its subject, source and id is left in one of the hours up to lookback
-// before: it is a retry across an hour's end, of an event whose time nobody knew.
+// Of the rows with one subject, hour, source and id, the one received first counts (of several received at one time, which
+// one spool can't bring about, the one with the smaller digest). Of what is left, a row that we stamped does not count if
+// there is a stamped row with its subject, source and id, counted or not, in one of the hours up to lookback before: it
+// is a retry across an hour's end, of an event whose time nobody knew.
 func Deduplicate(rows *EventRows, lookback time.Duration) []int {
 	first := map[identity]int{}
+	stamped := map[identity]bool{}
 	for i := range rows.Len() {
-		id := identity{string(rows.Subject[i]), rows.Key[i], hourNumber(rows.Time[i])}
-		if other, seen := first[id]; !seen || rows.Received[i] < rows.Received[other] {
+		id := identityOf(rows, i)
+		if other, seen := first[id]; !seen || receivedBefore(rows, i, other) {
 			first[id] = i
 		}
+		stamped[id] = stamped[id] || rows.Stamped[i]
 	}
 	hours := int64(lookback / time.Hour)
 	var counted []int
 	for i := range rows.Len() {
-		id := identity{string(rows.Subject[i]), rows.Key[i], hourNumber(rows.Time[i])}
-		if first[id] != i || (rows.Stamped[i] && stampedBefore(rows, first, id, hours)) {
-			continue
+		id := identityOf(rows, i)
+		if first[id] == i && !(rows.Stamped[i] && stampedBefore(stamped, id, hours)) {
+			counted = append(counted, i)
 		}
-		counted = append(counted, i)
 	}
 	return counted
 }
 
-// stampedBefore reports whether a stamped row with the identity is left in one of the hours before.
-func stampedBefore(rows *EventRows, first map[identity]int, id identity, hours int64) bool {
-	for back := int64(1); back <= hours; back++ {
-		earlier := id
-		earlier.hour -= back
-		if row, ok := first[earlier]; ok && rows.Stamped[row] {
+func identityOf(rows *EventRows, i int) identity {
+	return identity{string(rows.Subject[i]), rows.Key[i], hourNumber(rows.Time[i])}
+}
+
+func receivedBefore(rows *EventRows, i, other int) bool {
+	if rows.Received[i] != rows.Received[other] {
+		return rows.Received[i] < rows.Received[other]
+	}
+	return rows.Content[i] < rows.Content[other]
+}
+
+// stampedBefore reports whether a stamped row with the identity is in one of the hours before.
+func stampedBefore(stamped map[identity]bool, id identity, hours int64) bool {
+	for range hours {
+		id.hour--
+		if stamped[id] {
 			return true
 		}
 	}
