@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // queries take time zones, also on machines without a database of them
 )
 
 func main() {

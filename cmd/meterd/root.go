@@ -55,6 +55,7 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newCheckConfigCommand(), newEngineCommand(), newVersionCommand())
-	root.AddCommand(newSandboxCommand(), newSendCommand())
+	root.AddCommand(newServeCommand(), newSandboxCommand(), newSendCommand(), newDemoCommand())
+	root.AddCommand(newBillsCommand(), newCloseCommand(), newDeadLettersCommand(), newMetersCommand(), newQueryCommand())
 	return root
 }

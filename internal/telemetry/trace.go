@@ -35,6 +35,9 @@ func (t *Telemetry) Middleware(next http.Handler) http.Handler {
 	})
 }
 
+// EventCount is the attribute that says how many events a span is about.
+func EventCount(n int) attribute.KeyValue { return attribute.Int("meterd.events", n) }
+
 // maxLinks bounds the links of one span: a batch can hold thousands of requests.
 const maxLinks = 64
 
