@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meterd/meterd/meter"
+	"github.com/meterd/meterd/meter/spool"
 )
 
 // benchBody is a JSON array of n events as a token-counting service would send them, about 215 bytes each.
@@ -122,4 +123,51 @@ func BenchmarkLoaderBuildRows(b *testing.B) {
 		}
 	}
 	perEvent(b, n, len(payload))
+}
+
+// swallow is a store that keeps nothing.
+type swallow struct{}
+
+func (swallow) InsertEvents(context.Context, *meter.EventRows) error { return nil }
+
+// BenchmarkDurable is the way of an event without HTTP and without the store: decoded, checked, fsynced by eight senders,
+// read again and built into rows.
+func BenchmarkDurable(b *testing.B) {
+	const n = 1000
+	body := benchBody(n)
+	log := slog.New(slog.DiscardHandler)
+	sp, err := spool.Open(spool.Options{Dir: b.TempDir(), Now: time.Now, Logger: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer sp.Close() //nolint:errcheck // a benchmark
+	c := benchCatalog(b)
+	in, err := meter.NewIngester(meter.IngestOptions{Catalog: c, Spool: sp, Now: time.Now, Logger: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	loader, err := meter.NewLoader(meter.LoaderOptions{Spool: sp, Store: swallow{}, Catalog: c, Now: time.Now, Logger: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	go loader.Run(b.Context()) //nolint:errcheck // ends with the benchmark
+	ctx := context.Background()
+	b.SetParallelism(4)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			batch := meter.NewBatch()
+			batch.DecodeJSON(body, meter.DecodeOptions{})
+			if v, err := in.Accept(ctx, batch, "", meter.AllOrNothing); err != nil || v.Accepted != n {
+				b.Error(err)
+			}
+			batch.Release()
+		}
+	})
+	accepted := b.Elapsed()
+	if err := loader.Flush(ctx); err != nil {
+		b.Fatal(err)
+	}
+	perEvent(b, n, len(body))
+	b.ReportMetric(float64(b.N)*n/accepted.Seconds()/1e6, "durable-Mevents/s")
 }

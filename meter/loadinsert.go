@@ -9,68 +9,68 @@ import (
 )
 
 // insertBatch makes one attempt at storing a batch. Rows are built once, so that every attempt writes the same.
-func (l *Loader) insertBatch(ctx context.Context, b *loadBatch) (err error) {
+func (l *Loader) insertBatch(ctx context.Context, b *loadBatch, w *rowBuilder) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = l.panicked(r, debug.Stack())
 		}
 	}()
-	if !b.built {
-		if err := l.build(b); err != nil {
+	if !w.built {
+		if err := l.build(b, w); err != nil {
 			return err
 		}
-		b.built = true
+		w.built = true
 	}
-	if err := l.buryPayloads(b); err != nil {
+	if err := l.buryPayloads(w); err != nil {
 		return err
 	}
-	if b.load.rows.Len() == 0 {
+	if w.rows.Len() == 0 {
 		return nil
 	}
 	insert := func(error) {}
 	if l.opts.OnBatch != nil {
-		ctx, insert = l.opts.OnBatch(ctx, b.load.traceparents, b.load.rows.Len())
+		ctx, insert = l.opts.OnBatch(ctx, w.traceparents, w.rows.Len())
 	}
-	err = l.opts.Store.InsertEvents(ctx, &b.load.rows)
+	err = l.opts.Store.InsertEvents(ctx, &w.rows)
 	insert(err)
 	if errors.Is(err, ErrRefused) && ctx.Err() == nil {
-		return l.isolate(ctx, b, err)
+		return l.isolate(ctx, w, err)
 	}
 	return err
 }
 
 // build turns a batch's payloads into rows.
-func (l *Loader) build(b *loadBatch) error {
-	b.load.begin(l.opts.Catalog, l.opts.Closed)
+func (l *Loader) build(b *loadBatch, w *rowBuilder) error {
+	w.begin(l.opts.Catalog, l.opts.Closed)
 	from := 0
 	for _, end := range b.ends {
-		err := b.load.add(b.buf[from:end])
+		err := w.add(b.buf[from:end])
 		if errors.Is(err, ErrPayloadVersion) {
 			return err // nothing is lost by waiting for the right program
 		}
 		if err != nil {
 			l.opts.Logger.Error("spool payload can't be decoded", "err", err, "start", b.start.String(), "end", b.end.String())
-			b.load.bad = append(b.load.bad, badPayload{b.buf[from:end], err})
+			w.bad = append(w.bad, badPayload{b.buf[from:end], err})
 		}
 		from = end
 	}
-	if b.load.noValue > 0 {
-		l.opts.Logger.Warn("values of accepted events can't be read", "values", b.load.noValue, "example", b.load.problem.Error())
+	if w.noValue > 0 {
+		l.opts.Logger.Warn("values of accepted events can't be read", "values", w.noValue, "example", w.problem.Error())
 	}
 	return nil
 }
 
 // buryPayloads keeps payloads that can't be decoded. The spool has verified their checksums, so only a fault of a
 // program can bring this about.
-func (l *Loader) buryPayloads(b *loadBatch) error {
-	if len(b.load.bad) == 0 {
+func (l *Loader) buryPayloads(w *rowBuilder) error {
+	if len(w.bad) == 0 {
 		return nil
 	}
 	if l.opts.DeadLetters == nil {
-		return b.load.bad[0].err
+		return w.bad[0].err
 	}
-	letters := make([]DeadLetter, len(b.load.bad))
-	for i, p := range b.load.bad {
+	letters := make([]DeadLetter, len(w.bad))
+	for i, p := range w.bad {
 		letters[i] = DeadLetter{
 			ReceivedAt: l.opts.Now().UTC(), Reason: ReasonUndecodable, Acknowledged: true, Raw: p.payload, Detail: p.err.Error(),
 		}
@@ -100,8 +100,8 @@ var errSystemic = errors.New("the store refuses every event")
 // isolate stores the rows of a refused batch in ever smaller parts until it knows the bad ones, which go to the dead
 // letters. It does so only after the rest is stored, and not at all if everything is refused: then the store is at
 // fault, and waiting is right.
-func (l *Loader) isolate(ctx context.Context, b *loadBatch, cause error) error {
-	rows := &b.load.rows
+func (l *Loader) isolate(ctx context.Context, w *rowBuilder, cause error) error {
+	rows := &w.rows
 	s := isolation{store: l.opts.Store}
 	l.opts.Logger.Warn("store refuses a batch, isolating the bad events", "events", rows.Len(), "err", cause)
 	if err := s.halves(ctx, rows, 0, cause); err != nil {
@@ -125,7 +125,7 @@ func (l *Loader) isolate(ctx context.Context, b *loadBatch, cause error) error {
 		return err
 	}
 	l.opts.Logger.Error("events that the store refuses are in the dead letters", "events", len(letters), "err", cause)
-	b.load.refused = len(letters)
+	w.refused = len(letters)
 	return nil
 }
 

@@ -19,10 +19,8 @@ type loadBatch struct {
 	events     int         // as the spool counts them
 	ripe       bool        // it waited BatchDelay
 	ripen      *time.Timer // makes it ripe
-	done       bool
-
-	built bool
-	load  rowBuilder
+	done       bool        // it is stored
+	outcome    loadOutcome
 }
 
 // newBatch returns an empty batch that begins where reading goes on. l.mu is held.
@@ -38,7 +36,7 @@ func (l *Loader) newBatch() *loadBatch {
 func (b *loadBatch) reset() {
 	b.start, b.end, b.oldest = Position{}, Position{}, time.Time{}
 	b.buf, b.ends, b.events = b.buf[:0], b.ends[:0], 0
-	b.ripe, b.ripen, b.done, b.built = false, nil, false, false
+	b.ripe, b.ripen, b.done = false, nil, false
 }
 
 // readAll feeds the open batch until ctx ends or the spool is closed; then it returns ErrClosed.
@@ -148,13 +146,15 @@ func (l *Loader) take(ctx context.Context) *loadBatch {
 
 // insertAll inserts one batch after the other until ctx ends.
 func (l *Loader) insertAll(ctx context.Context) {
+	rows := new(rowBuilder)
 	for {
 		b := l.take(ctx)
 		if b == nil {
 			return
 		}
+		rows.built = false
 		for retry := newBackoff(l.opts.RetryMin, l.opts.RetryMax); ; {
-			err := l.insertBatch(ctx, b)
+			err := l.insertBatch(ctx, b, rows)
 			if err == nil {
 				break
 			}
@@ -166,12 +166,16 @@ func (l *Loader) insertAll(ctx context.Context) {
 				return
 			}
 		}
-		l.settle(ctx, b)
+		b.outcome = rows.outcome()
+		if l.settle(ctx, b) {
+			rows = new(rowBuilder) // nothing to do: give the memory of the last rush back
+		}
 	}
 }
 
-// settle marks a batch as stored and confirms in the spool what is stored without a gap.
-func (l *Loader) settle(ctx context.Context, b *loadBatch) {
+// settle marks a batch as stored and confirms in the spool what is stored without a gap. It reports whether the loader has
+// nothing left to do.
+func (l *Loader) settle(ctx context.Context, b *loadBatch) (idle bool) {
 	l.mu.Lock()
 	b.done = true
 	l.progress.LastError, l.progress.FailedAt = "", time.Time{}
@@ -180,7 +184,7 @@ func (l *Loader) settle(ctx context.Context, b *loadBatch) {
 	defer l.confirmMu.Unlock()
 	n, end := l.settled()
 	if n == 0 {
-		return // an earlier batch is still on its way; whoever inserts it confirms both
+		return false // an earlier batch is still on its way; whoever inserts it confirms both
 	}
 	for retry := newBackoff(l.opts.RetryMin, l.opts.RetryMax); ; {
 		err := l.opts.Spool.Confirm(end)
@@ -189,10 +193,10 @@ func (l *Loader) settle(ctx context.Context, b *loadBatch) {
 		}
 		l.failed("confirm in spool", err)
 		if retry.wait(ctx) != nil {
-			return
+			return false
 		}
 	}
-	l.confirmed(n)
+	return l.confirmed(n)
 }
 
 // settled returns how many batches from the first on are stored, and the end of the last of them.
@@ -208,20 +212,25 @@ func (l *Loader) settled() (n int, end Position) {
 	return n, end
 }
 
-// confirmed counts and recycles the first n batches and wakes who waits for them.
-func (l *Loader) confirmed(n int) {
+// confirmed counts and recycles the first n batches and wakes who waits for them. It reports whether nothing is left to do.
+func (l *Loader) confirmed(n int) (idle bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, b := range l.inflight[:n] {
-		l.progress.Batches++
-		b.load.count(&l.progress)
+		b.outcome.count(&l.progress)
 		if len(l.free) <= l.opts.Inserters {
 			l.free = append(l.free, b)
 		}
 	}
-	l.inflight = append(l.inflight[:0], l.inflight[n:]...)
+	left := copy(l.inflight, l.inflight[n:])
+	clear(l.inflight[left:])
+	l.inflight = l.inflight[:left]
 	close(l.changed)
 	l.changed = make(chan struct{})
+	if idle = left == 0 && len(l.open.ends) == 0; idle {
+		l.free = nil
+	}
+	return idle
 }
 
 // backoff is a doubling wait with full jitter in its upper half.

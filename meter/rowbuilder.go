@@ -11,6 +11,7 @@ const maxTraces = 64
 
 // rowBuilder turns payloads into the rows of one insert. Rows are views into the payloads.
 type rowBuilder struct {
+	built        bool
 	rows         EventRows
 	traceparents []string
 	bad          []badPayload
@@ -89,13 +90,23 @@ func (w *rowBuilder) isLate(at int64) bool {
 	return w.hourLate
 }
 
-// count adds what happened to a batch that is stored.
-func (w *rowBuilder) count(p *LoaderProgress) {
-	p.Events += uint64(w.rows.Len() - w.refused) //nolint:gosec // counts are never negative
-	p.Refused += uint64(w.refused)               //nolint:gosec // as above
-	p.Late += uint64(w.late)                     //nolint:gosec // as above
-	p.NoValue += uint64(w.noValue)               //nolint:gosec // as above
-	p.Payloads += uint64(len(w.bad))             //nolint:gosec // as above
+// loadOutcome counts what happened to a batch.
+type loadOutcome struct{ events, refused, late, noValue, payloads int }
+
+func (w *rowBuilder) outcome() loadOutcome {
+	return loadOutcome{
+		events: w.rows.Len() - w.refused, refused: w.refused, late: w.late, noValue: w.noValue, payloads: len(w.bad),
+	}
+}
+
+// count adds what happened to a batch that is confirmed.
+func (o *loadOutcome) count(p *LoaderProgress) {
+	p.Batches++
+	p.Events += uint64(o.events)     //nolint:gosec // counts are never negative
+	p.Refused += uint64(o.refused)   //nolint:gosec // as above
+	p.Late += uint64(o.late)         //nolint:gosec // as above
+	p.NoValue += uint64(o.noValue)   //nolint:gosec // as above
+	p.Payloads += uint64(o.payloads) //nolint:gosec // as above
 }
 
 // reset empties the rows and keeps their memory.
