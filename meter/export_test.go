@@ -11,7 +11,7 @@ func NewRowBuilder(c *Catalog) *RowBuilder { return &RowBuilder{c: c} }
 
 // Build returns the rows of payloads, valid until the next call.
 func (b *RowBuilder) Build(payloads ...[]byte) (*EventRows, error) {
-	b.w.begin(b.c, nil)
+	b.w.begin(b.c, nil, 0)
 	for _, p := range payloads {
 		if err := b.w.add(p); err != nil {
 			return nil, err

@@ -39,9 +39,12 @@ func (l *Loader) insertBatch(ctx context.Context, b *loadBatch, w *rowBuilder) (
 	return err
 }
 
+// maxRoom bounds the memory that is reserved on the word of the spool.
+const maxRoom = 1 << 20
+
 // build turns a batch's payloads into rows.
 func (l *Loader) build(b *loadBatch, w *rowBuilder) error {
-	w.begin(l.opts.Catalog, l.opts.Closed)
+	w.begin(l.opts.Catalog, l.opts.Closed, min(b.events, maxRoom))
 	from := 0
 	for _, end := range b.ends {
 		err := w.add(b.buf[from:end])

@@ -32,11 +32,12 @@ type badPayload struct {
 	err     error
 }
 
-func (w *rowBuilder) begin(c *Catalog, closed func(time.Time) bool) {
+// begin empties the builder for a batch of so many events.
+func (w *rowBuilder) begin(c *Catalog, closed func(time.Time) bool, events int) {
 	if w.extractor == nil {
 		w.extractor = c.NewExtractor()
 	}
-	w.rows.reset()
+	w.rows.reset(events)
 	w.traceparents, w.bad = w.traceparents[:0], w.bad[:0]
 	w.closed, w.hour, w.hourLate = closed, -1, false
 	w.late, w.noValue, w.refused, w.problem = 0, 0, 0, nil
@@ -109,12 +110,14 @@ func (o *loadOutcome) count(p *LoaderProgress) {
 	p.Payloads += uint64(o.payloads) //nolint:gosec // as above
 }
 
-// reset empties the rows and keeps their memory.
-func (r *EventRows) reset() {
-	r.Subject, r.Source, r.ID, r.Type = r.Subject[:0], r.Source[:0], r.ID[:0], r.Type[:0]
-	r.Key, r.Content = r.Key[:0], r.Content[:0]
-	r.Time, r.Received, r.Stamped = r.Time[:0], r.Received[:0], r.Stamped[:0]
-	r.Data, r.Extensions, r.Values = r.Data[:0], r.Extensions[:0], r.Values[:0]
+// reset empties the rows, keeps their memory, and makes room for n.
+func (r *EventRows) reset(n int) {
+	for _, column := range []*[][]byte{&r.Subject, &r.Source, &r.ID, &r.Type, &r.Data, &r.Extensions} {
+		*column = slices.Grow((*column)[:0], n)
+	}
+	r.Key, r.Content = slices.Grow(r.Key[:0], n), slices.Grow(r.Content[:0], n)
+	r.Time, r.Received, r.Stamped = slices.Grow(r.Time[:0], n), slices.Grow(r.Received[:0], n), slices.Grow(r.Stamped[:0], n)
+	r.Values = slices.Grow(r.Values[:0], n)
 }
 
 // slice returns rows from to to as a batch of its own, which shares the columns.
