@@ -204,7 +204,7 @@ func (d *daemon) openReporting() error {
 			return err
 		}
 		options.Reporter, err = reporter.NewReporter(reporter.ReporterOptions{
-			Books: d.store, Marketplace: d.market, Clock: d.clock, Logger: log, Observer: observer, Random: rand.Float64,
+			Books: d.store, Marketplace: d.telemetry.TraceMarketplace(d.market), Clock: d.clock, Logger: log, Observer: observer, Random: rand.Float64,
 			Backoff: backoff, MaxBatch: d.cfg.KooGallery.MaxBatch,
 			BreakerFailures: uint32(d.cfg.Reporting.BreakerFailures), //nolint:gosec // the configuration bounds it to 1000
 			BreakerTimeout:  d.cfg.Reporting.BreakerTimeout.Std(),

@@ -31,7 +31,7 @@ func (d *daemon) observe() error {
 	return errors.Join(
 		d.telemetry.ObserveIngest(d.ingester.Stats),
 		d.telemetry.ObserveSpool(d.spool.Stats, now),
-		d.telemetry.ObserveLoader(d.loader.Progress, now),
+		d.telemetry.ObserveLoader(d.loader.Progress),
 		d.telemetry.ObserveDeadLetters(d.dead.Stats),
 		d.telemetry.ObserveReporting(d.service.Status),
 		d.telemetry.ObserveStore(func() telemetry.StoreStats {

@@ -1,8 +1,6 @@
 package telemetry
 
 import (
-	"time"
-
 	"github.com/meterd/meterd/meter"
 )
 
@@ -57,7 +55,7 @@ func byLabel[K ~string](counts map[K]uint64) map[string]float64 {
 }
 
 // ObserveLoader exports how far the loader is.
-func (t *Telemetry) ObserveLoader(progress func() meter.LoaderProgress, now func() time.Time) error {
+func (t *Telemetry) ObserveLoader(progress func() meter.LoaderProgress) error {
 	return observe(t.Meter(), []reading[meter.LoaderProgress]{
 		{
 			name: "meterd.loader.events", help: "Events confirmed by the store.",
@@ -91,19 +89,7 @@ func (t *Telemetry) ObserveLoader(progress func() meter.LoaderProgress, now func
 			name: "meterd.loader.panics", help: "Panics recovered in the loader.",
 			value: func(p meter.LoaderProgress) float64 { return float64(p.Panics) },
 		},
-		{
-			name: "meterd.loader.lag", unit: "s", gauge: true, help: "Age of the oldest event that the store has not confirmed; 0 if there is none.",
-			value: func(p meter.LoaderProgress) float64 { return age(p.Oldest, now()) },
-		},
 	}, progress)
-}
-
-// age is the time since t in seconds; 0 for the zero time and for the future.
-func age(t, now time.Time) float64 {
-	if t.IsZero() || t.After(now) {
-		return 0
-	}
-	return now.Sub(t).Seconds()
 }
 
 // ObserveDeadLetters exports the state of the dead-letter file.

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -56,4 +57,12 @@ func observeOne[S any](o metric.Observer, instrument metric.Float64Observable, r
 	for label, v := range r.labelled(s) {
 		o.ObserveFloat64(instrument, v, metric.WithAttributes(attribute.String(r.label, label)))
 	}
+}
+
+// age is the time since t in seconds; 0 for the zero time and for the future.
+func age(t, now time.Time) float64 {
+	if t.IsZero() || t.After(now) {
+		return 0
+	}
+	return now.Sub(t).Seconds()
 }
