@@ -89,7 +89,8 @@ func Deduplicate(rows *EventRows, lookback time.Duration) []int {
 	var counted []int
 	for i := range rows.Len() {
 		id := identityOf(rows, i)
-		if first[id] == i && !(rows.Stamped[i] && stampedBefore(stamped, id, hours)) {
+		retry := rows.Stamped[i] && stampedBefore(stamped, id, hours)
+		if first[id] == i && !retry {
 			counted = append(counted, i)
 		}
 	}

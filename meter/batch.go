@@ -206,7 +206,7 @@ func (r *payloadReader) event(prev *Event, received int64) (ev Event, ok bool) {
 
 func (r *payloadReader) field() []byte {
 	n, size := binary.Uvarint(r.b)
-	if size <= 0 || n > uint64(len(r.b)-size) {
+	if size <= 0 || n > uint64(len(r.b)-size) { //nolint:gosec // size is at most len(r.b)
 		r.bad = true
 		return nil
 	}

@@ -69,8 +69,10 @@ func benchCatalog(b *testing.B) *meter.Catalog {
 	b.Helper()
 	one := meter.NewQuantity(1, 0)
 	c, err := meter.NewCatalog([]meter.Meter{
-		{Slug: "tokens", EventType: "prompt", Aggregation: meter.Sum, Value: meter.MustParsePath("$.tokens"), Scale: one,
-			GroupBy: []meter.Dimension{{Name: "model", Path: meter.MustParsePath("$.model")}}},
+		{
+			Slug: "tokens", EventType: "prompt", Aggregation: meter.Sum, Value: meter.MustParsePath("$.tokens"), Scale: one,
+			GroupBy: []meter.Dimension{{Name: "model", Path: meter.MustParsePath("$.model")}},
+		},
 		{Slug: "prompts", EventType: "prompt", Aggregation: meter.Count, Scale: one},
 	})
 	if err != nil {
@@ -140,7 +142,7 @@ func BenchmarkDurable(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer sp.Close() //nolint:errcheck // a benchmark
+	defer sp.Close()
 	c := benchCatalog(b)
 	in, err := meter.NewIngester(meter.IngestOptions{Catalog: c, Spool: sp, Now: time.Now, Logger: log})
 	if err != nil {
@@ -150,7 +152,7 @@ func BenchmarkDurable(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	go loader.Run(b.Context()) //nolint:errcheck // ends with the benchmark
+	go loader.Run(b.Context())
 	ctx := context.Background()
 	b.SetParallelism(4)
 	b.ResetTimer()

@@ -55,7 +55,7 @@ type eventSpan struct{ index, start, end int }
 var batchPool = sync.Pool{New: func() any { return new(Batch) }}
 
 // NewBatch returns an empty batch from the pool.
-func NewBatch() *Batch { return batchPool.Get().(*Batch) } //nolint:errcheck,forcetypeassert // the pool holds nothing else
+func NewBatch() *Batch { return batchPool.Get().(*Batch) }
 
 // keepCapacity bounds what a batch in the pool holds on to, so that one huge request doesn't stay in memory for ever.
 const keepCapacity = 1 << 20

@@ -13,7 +13,7 @@ import (
 )
 
 // decodeJSON decodes a body with the limits that the tests use.
-func decodeJSON(t testing.TB, body string) *meter.Batch {
+func decodeJSON(t *testing.T, body string) *meter.Batch {
 	t.Helper()
 	b := meter.NewBatch()
 	t.Cleanup(b.Release)

@@ -222,12 +222,12 @@ func (d *DeadLetters) Add(letters ...DeadLetter) error {
 		return nil
 	}
 	if err := d.write(out.Bytes()); err != nil {
-		d.stats.Failed += uint64(written) //nolint:gosec // never negative
+		d.stats.Failed += uint64(written)
 		return fmt.Errorf("add dead letters: %w", err)
 	}
 	d.nextID = id
 	d.stats.Letters += written
-	d.stats.Written += uint64(written) //nolint:gosec // never negative
+	d.stats.Written += uint64(written)
 	for _, digest := range digests {
 		d.remember(digest)
 	}

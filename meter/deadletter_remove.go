@@ -33,7 +33,7 @@ func (d *DeadLetters) rewrite(gone map[uint64]bool) (removed int, err error) {
 		return 0, err
 	}
 	name := d.path + ".new"
-	temp, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	temp, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // beside a configured file
 	if err != nil {
 		return 0, err
 	}
@@ -79,7 +79,7 @@ func (d *DeadLetters) copyWithout(temp *os.File, gone map[uint64]bool) (survivor
 // saveHighest writes the next number beside the file, atomically.
 func (d *DeadLetters) saveHighest() error {
 	name := d.path + ".next"
-	temp, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	temp, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // beside a configured file
 	if err != nil {
 		return err
 	}

@@ -144,8 +144,13 @@ func FuzzDecodeBinary(f *testing.F) {
 		b := meter.NewBatch()
 		defer b.Release()
 		b.DecodeBinary([]meter.Attribute{
-			{Name: "id", Value: id}, {Name: "source", Value: source}, {Name: "type", Value: typ}, {Name: "subject", Value: subject},
-			{Name: "time", Value: at}, {Name: "datacontenttype", Value: contentType}, {Name: name, Value: value},
+			{Name: "id", Value: id},
+			{Name: "source", Value: source},
+			{Name: "type", Value: typ},
+			{Name: "subject", Value: subject},
+			{Name: "time", Value: at},
+			{Name: "datacontenttype", Value: contentType},
+			{Name: name, Value: value},
 		}, data, meter.DecodeOptions{})
 		checkBatch(t, b, len(data))
 	})

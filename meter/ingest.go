@@ -285,6 +285,7 @@ type problemsByIndex struct{ b *Batch }
 
 func (s problemsByIndex) Len() int           { return len(s.b.Problems) }
 func (s problemsByIndex) Less(i, j int) bool { return s.b.Problems[i].Index < s.b.Problems[j].Index }
+
 func (s problemsByIndex) Swap(i, j int) {
 	s.b.Problems[i], s.b.Problems[j] = s.b.Problems[j], s.b.Problems[i]
 	s.b.problemSpans[i], s.b.problemSpans[j] = s.b.problemSpans[j], s.b.problemSpans[i]

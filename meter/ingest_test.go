@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -304,7 +305,7 @@ func TestIngester_Accept_splits(t *testing.T) {
 	in := newIngest(t, func(o *meter.IngestOptions) { o.MaxPayloadBytes = 150 })
 	var events []string
 	for i := range 20 {
-		events = append(events, usage(fmt.Sprint(i), ""))
+		events = append(events, usage(strconv.Itoa(i), ""))
 	}
 	events[7] = usage("7", fmt.Sprintf(`"long":%q`, strings.Repeat("x", 1000)))
 	v := in.accept(t, meter.AllOrNothing, "["+strings.Join(events, ",")+"]")
@@ -313,7 +314,7 @@ func TestIngester_Accept_splits(t *testing.T) {
 	}
 	stored, received := in.spool.events(t)
 	for i, ev := range stored {
-		if string(ev.ID) != fmt.Sprint(i) || received[i] != received[0]+int64(i) || ev.Time != received[i] {
+		if string(ev.ID) != strconv.Itoa(i) || received[i] != received[0]+int64(i) || ev.Time != received[i] {
 			t.Errorf("event %d: %s received %d", i, ev.ID, received[i])
 		}
 	}

@@ -240,8 +240,7 @@ func (l *Loader) Progress() LoaderProgress {
 }
 
 // failed notes a failed attempt.
-func (l *Loader) failed(what string, err error) {
-	l.opts.Logger.Warn(what, "err", err)
+func (l *Loader) failed(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.progress.Retries++

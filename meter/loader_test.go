@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -55,13 +56,14 @@ func (s *memoryStore) keep(rows *meter.EventRows, n int) {
 
 // rowText shows everything about a row.
 func rowText(rows *meter.EventRows, i int) string {
-	text := fmt.Sprintf("%s %x %x %d %d %v %s %s", rows.Type[i], rows.Key[i], rows.Content[i], rows.Time[i], rows.Received[i], rows.Stamped[i], rows.Data[i], rows.Extensions[i])
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %x %x %d %d %v %s %s", rows.Type[i], rows.Key[i], rows.Content[i], rows.Time[i], rows.Received[i], rows.Stamped[i], rows.Data[i], rows.Extensions[i])
 	for _, v := range rows.Values {
 		if v.Row == i {
-			text += fmt.Sprintf(" %x=%s%s%q", v.Meter, v.Quantity, v.Text, v.Dimensions)
+			fmt.Fprintf(&text, " %x=%s%s%q", v.Meter, v.Quantity, v.Text, v.Dimensions)
 		}
 	}
-	return text
+	return text.String()
 }
 
 func ids(rows *meter.EventRows) []string {
@@ -139,7 +141,7 @@ func (l *loading) run(t *testing.T) (stop func() error) {
 }
 
 // send makes one request of the events with these ids durable.
-func (l *loading) send(t testing.TB, ids ...string) meter.Verdicts {
+func (l *loading) send(t *testing.T, ids ...string) meter.Verdicts {
 	t.Helper()
 	var events []string
 	for _, id := range ids {
@@ -252,7 +254,7 @@ func TestLoader_Flush(t *testing.T) {
 	l.run(t)
 	l.flush(t) // nothing to wait for
 	for i := range 3 {
-		l.send(t, fmt.Sprint(i), fmt.Sprint(i, "b"))
+		l.send(t, strconv.Itoa(i), strconv.Itoa(i)+"b")
 		l.flush(t)
 		if got := l.store.len(); got != 2*(i+1) {
 			t.Errorf("%d events are in the store after flush %d", got, i)
@@ -277,7 +279,7 @@ func TestLoader_batchBySize(t *testing.T) {
 	t.Parallel()
 	l := newLoading(t, func(o *meter.LoaderOptions) { o.BatchEvents, o.Inserters = 4, 1 })
 	for i := range 6 {
-		l.send(t, fmt.Sprint(i), fmt.Sprint(i, "b"))
+		l.send(t, strconv.Itoa(i), strconv.Itoa(i)+"b")
 	}
 	l.run(t)
 	eventually(t, "three inserts", func() bool { return l.loader.Progress().Batches == 3 })
@@ -293,7 +295,7 @@ func TestLoader_batchByDelay(t *testing.T) {
 	l := newLoading(t, func(o *meter.LoaderOptions) { o.BatchDelay = 5 * time.Millisecond })
 	l.run(t)
 	for i := range 3 {
-		l.send(t, fmt.Sprint(i))
+		l.send(t, strconv.Itoa(i))
 		eventually(t, "the insert", func() bool { return l.store.len() == i+1 })
 	}
 }
@@ -370,7 +372,7 @@ func TestLoader_refusedEvents(t *testing.T) {
 			l.run(t)
 			var all []string
 			for i := range 20 {
-				all = append(all, fmt.Sprint(i))
+				all = append(all, strconv.Itoa(i))
 			}
 			l.send(t, all[:7]...)
 			l.send(t, all[7:]...)
@@ -418,7 +420,7 @@ func TestLoader_refusesEverything(t *testing.T) {
 	l.run(t)
 	var all []string
 	for i := range 50 {
-		all = append(all, fmt.Sprint(i))
+		all = append(all, strconv.Itoa(i))
 	}
 	l.send(t, all...)
 	barrier := make(chan error, 1)

@@ -49,8 +49,9 @@ func (l *Loader) readAll(ctx context.Context) error {
 		case errors.Is(err, spool.ErrClosed):
 			return ErrClosed
 		}
-		l.failed("read spool", err)
-		retry.wait(ctx)
+		l.opts.Logger.Warn("read spool", "err", err)
+		l.failed(err)
+		_ = retry.wait(ctx) // the next round looks at ctx
 	}
 }
 
@@ -161,7 +162,8 @@ func (l *Loader) insertAll(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			l.failed("insert usage events", err)
+			l.opts.Logger.Warn("insert usage events", "err", err, "events", b.events, "start", b.start.String())
+			l.failed(err)
 			if retry.wait(ctx) != nil {
 				return
 			}
@@ -191,7 +193,8 @@ func (l *Loader) settle(ctx context.Context, b *loadBatch) (idle bool) {
 		if err == nil {
 			break
 		}
-		l.failed("confirm in spool", err)
+		l.opts.Logger.Warn("confirm in spool", "err", err)
+		l.failed(err)
 		if retry.wait(ctx) != nil {
 			return false
 		}

@@ -10,15 +10,15 @@ import (
 	"github.com/meterd/meterd/meter"
 )
 
-func newCatalog(t testing.TB, meters ...meter.Meter) *meter.Catalog {
-	t.Helper()
+func newCatalog(tb testing.TB, meters ...meter.Meter) *meter.Catalog {
+	tb.Helper()
 	for i := range meters {
 		meters[i].EventType = cmpOr(meters[i].EventType, "t")
 		meters[i].Scale = meter.NewQuantity(1, 0)
 	}
 	c, err := meter.NewCatalog(meters)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c
 }
@@ -151,13 +151,13 @@ func TestCatalog_Values(t *testing.T) {
 	}
 	var got []string
 	for _, v := range values {
-		slug := ""
+		var slugs []string
 		for _, m := range c.Meters() {
 			if m.Fingerprint() == v.Meter {
-				slug += m.Slug + " "
+				slugs = append(slugs, m.Slug)
 			}
 		}
-		got = append(got, fmt.Sprintf("%s%s %q %q", slug, v.Quantity, v.Text, v.Dimensions))
+		got = append(got, fmt.Sprintf("%s %s %q %q", strings.Join(slugs, " "), v.Quantity, v.Text, v.Dimensions))
 	}
 	want := []string{
 		`sum max 1.5 "" ["m-1" "" "true"]`, // one value serves both

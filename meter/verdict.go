@@ -128,7 +128,7 @@ func (b *Batch) findDuplicates() {
 			}
 		}
 		if v.table[at].index == 0 {
-			v.table[at] = dedupeSlot{hash: hash, index: int32(i) + 1} //nolint:gosec // as above
+			v.table[at] = dedupeSlot{hash: hash, index: int32(i) + 1}
 		}
 	}
 }
