@@ -28,7 +28,7 @@ var fakeSecrets = []string{
 	"METERD_KEY_A=fake-key-a-0123456789-never-shown",
 	"METERD_KEY_SHORT=fake-key",
 	"METERD_KEY_SPACE=fake key with some spaces never-shown",
-	"PATH=/bin", "METERD_CONFIG=x", "METERD_REQUIRE_ENGINES=1",
+	"PATH=/bin", "METERD_CONFIG=x", "METERD_REQUIRE_ENGINES=1", "METERD_SERVER=http://127.0.0.1:8080", "METERD_KEY=fake-key-of-a-client-never-shown",
 	"METERD_PORT=tcp://10.0.0.1:80", "METERD_SERVER_SERVICE_HOST=10.0.0.1", "METERD_SERVER_PORT_80_TCP_ADDR=10.0.0.1",
 }
 

@@ -13,9 +13,10 @@ const envPrefix = "METERD_"
 // secretVariables carry secrets that have a *_file key in the file.
 var secretVariables = []string{"METERD_STORE_PASSWORD", "METERD_KOOGALLERY_SELLER_KEY", "METERD_KOOGALLERY_SECRET_KEY"}
 
-// otherVariables are read elsewhere and are no keys. METERD_KEY_… hold API keys named by server.keys.key_env; METERD_TEST_…
+// otherVariables are read elsewhere and are no keys: METERD_SERVER, METERD_URL and METERD_KEY by the commands that ask a
+// daemon. METERD_KEY_… hold API keys named by server.keys.key_env; METERD_BINARY, METERD_REQUIRE_ENGINES, METERD_TEST_…
 // and METERD_BENCH_… belong to the test suite.
-var otherVariables = regexp.MustCompile(`^METERD_(CONFIG|ENGINE_LIBRARY|REQUIRE_ENGINES|KEY_.*|TEST_.*|BENCH_.*)$`)
+var otherVariables = regexp.MustCompile(`^METERD_(CONFIG|SERVER|URL|KEY|BINARY|ENGINE_LIBRARY|REQUIRE_ENGINES|KEY_.*|TEST_.*|BENCH_.*)$`)
 
 // serviceVariables are put into every container by Kubernetes for a service whose name begins with "meterd".
 var serviceVariables = regexp.MustCompile(`^METERD_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)$`)
