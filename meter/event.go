@@ -10,7 +10,7 @@ type Event struct {
 	// is set.
 	Time    int64
 	Stamped bool
-	// Data is the event's data as compact or verbatim JSON; nil if absent.
+	// Data is the event's data as JSON, byte by byte as it was sent; nil if absent.
 	Data []byte
 	// Extensions is a JSON object of all other attributes; nil if there were none.
 	Extensions []byte

@@ -1,12 +1,14 @@
 package meter_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -690,5 +692,39 @@ func TestLoader_chaos(t *testing.T) {
 	}
 	if l.spool.Confirmed() != l.spool.Durable() {
 		t.Errorf("confirmed %s of %s", l.spool.Confirmed(), l.spool.Durable())
+	}
+}
+
+// TestLoader_damagedTail has the last record on disk damaged, so that no record leads up to the position waited for.
+func TestLoader_damagedTail(t *testing.T) {
+	t.Parallel()
+	l := newLoading(t, nil)
+	l.send(t, "1")
+	l.send(t, "2")
+	if err := l.spool.Close(); err != nil {
+		t.Fatal(err)
+	}
+	segments, err := filepath.Glob(filepath.Join(l.dir, "spool", "*1*"))
+	if err != nil || len(segments) != 1 {
+		t.Fatal(segments, err)
+	}
+	content, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.LastIndex(content, []byte("trace of 2"))
+	content[at] ^= 0xff
+	if err := os.WriteFile(segments[0], content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l.spool, err = spool.Open(spool.Options{Dir: filepath.Join(l.dir, "spool"), Now: time.Now}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.spool.Close() })
+	l.opts.Spool, l.opts.BatchDelay = l.spool, time.Millisecond
+	l.run(t)
+	l.flush(t)
+	if damage := l.spool.Damage(); l.store.len() != 1 || len(damage) != 1 {
+		t.Errorf("%d events stored, damage %v", l.store.len(), damage)
 	}
 }

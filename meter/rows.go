@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// EventKey identifies an event within a subject: the first 16 bytes of SHA-256 over source and id. A cryptographic hash
+// EventKey identifies an event within a subject: 16 bytes of SHA-256 over source and id ([KeyOf]). A cryptographic hash
 // is used because ids may be chosen by the vendor's customers, who must not be able to make two events collide.
 type EventKey [16]byte
 
@@ -14,7 +14,7 @@ type EventKey [16]byte
 type EventRows struct {
 	Subject, Source, ID, Type [][]byte
 	Key                       []EventKey
-	// Content is a digest of the event as sent (without a time we stamped): same key and other content is a conflict.
+	// Content is [ContentDigest]: same key and other content is a conflict.
 	Content []uint64
 	// Time is the event's time and Received the time it was accepted, in nanoseconds since 1970 UTC. Received never
 	// repeats or goes back within one spool, so "the first wins" has one meaning.
