@@ -467,3 +467,18 @@ func TestAccept_doesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations for 1000 events", allocs)
 	}
 }
+
+// TestIngester_Accept_problemOrder has problems that are found late belong to earlier events.
+func TestIngester_Accept_problemOrder(t *testing.T) {
+	t.Parallel()
+	in := newIngest(t, nil)
+	negative := `{"id":"%d","source":"s","type":"t","subject":"x","data":{"n":-1}}`
+	v := in.accept(t, meter.KeepGood, "["+fmt.Sprintf(negative, 0)+`,{"id":"1"},`+usage("2", "")+","+fmt.Sprintf(negative, 3)+`,{"id":"4"}]`)
+	if got, want := problemsOf(v.Problems), "0:value_negative 1:missing_attribute 3:value_negative 4:missing_attribute"; got != want {
+		t.Errorf("problems %s, want %s", got, want)
+	}
+	letters, _, err := in.dead.List(0, 10)
+	if err != nil || len(letters) != 4 || string(letters[1].Event) != `{"id":"1"}` || string(letters[3].Event) != `{"id":"4"}` {
+		t.Errorf("the dead letters are mixed up: %+v, %v", letters, err)
+	}
+}
