@@ -36,7 +36,7 @@ func (s *Store) aggregateWindow(ctx context.Context, w meter.Window, meters []me
 		return nil
 	}
 	sc := windowScope(w)
-	cov, err := s.cover(ctx, sc, meters)
+	cov, e, err := s.examine(ctx, sc, meters)
 	if err != nil {
 		return err
 	}
@@ -55,10 +55,6 @@ func (s *Store) aggregateWindow(ctx context.Context, w meter.Window, meters []me
 	}
 	if cov.events == 0 {
 		return nil
-	}
-	e, err := s.probe(ctx, sc)
-	if err != nil {
-		return err
 	}
 	a := newAggregation(meters, yield)
 	if err := s.each(ctx, a.query(e, cov), a.take); err != nil {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -79,6 +80,17 @@ func (s *Store) cover(ctx context.Context, sc scope, meters []meter.Meter) (cove
 		}
 	}
 	return cov, nil
+}
+
+// examine asks both questions that come before reading events, at the same time.
+func (s *Store) examine(ctx context.Context, sc scope, meters []meter.Meter) (coverage, exceptions, error) {
+	var cov coverage
+	var coverErr error
+	var group sync.WaitGroup
+	group.Go(func() { cov, coverErr = s.cover(ctx, sc, meters) })
+	e, err := s.probe(ctx, sc)
+	group.Wait()
+	return cov, e, errors.Join(coverErr, err)
 }
 
 // lacks counts the distinct events of the scope and finds those that lack a meter.
@@ -267,8 +279,9 @@ type backfill struct {
 	id           uint64
 	report       *BackfillReport
 
-	data []columnData
-	rows int
+	data    []columnData
+	rows    int    // in data
+	written uint64 // by this run
 }
 
 // Bounds of one run's memory: raw events read by one query, values written by one insert.
@@ -298,6 +311,14 @@ func (b *backfill) run(ctx context.Context) error {
 	}
 	if err := b.flush(ctx); err != nil {
 		return err
+	}
+	var stored uint64
+	query := "SELECT count() FROM backfilled_values WHERE meter IN (" + sqlUints(b.fingerprints) + ") AND hour = " + sqlTime(b.hour) + " AND run = " + sqlUint(b.id)
+	if err := b.store.conn.QueryRow(ctx, query).Scan(&stored); err != nil {
+		return fmt.Errorf("count values written: %w", err)
+	}
+	if stored != b.written {
+		return fmt.Errorf("%w: run has %d values instead of %d", ErrRowsMissing, stored, b.written)
 	}
 	return b.finish(ctx)
 }
@@ -383,14 +404,11 @@ func (b *backfill) flush(ctx context.Context) error {
 	}
 	last := len(b.data) - 1
 	b.data[last-1].buf = append(b.data[last-1].buf, b.data[last].buf...)
-	written, unknown, err := b.store.insert(ctx, backfilledValues, b.rows, b.data[:last])
-	if err != nil {
+	if _, _, err := b.store.insert(ctx, backfilledValues, b.rows, b.data[:last]); err != nil {
 		return err
 	}
-	if !unknown && written < uint64(b.rows) { //nolint:gosec // not negative
-		return fmt.Errorf("insert into backfilled_values: %w: %d of %d", ErrRowsMissing, written, b.rows)
-	}
-	b.report.Values += uint64(b.rows) //nolint:gosec // not negative
+	b.written += uint64(b.rows)       //nolint:gosec // not negative
+	b.report.Values += uint64(b.rows) //nolint:gosec // as above
 	b.rows, b.data = 0, nil
 	return nil
 }

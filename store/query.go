@@ -40,7 +40,7 @@ func (s *Store) queryMeter(ctx context.Context, q meter.Query, yield func(meter.
 	if p.nobody {
 		return nil
 	}
-	cov, err := s.cover(ctx, sc, []meter.Meter{q.Meter})
+	cov, e, err := s.examine(ctx, sc, []meter.Meter{q.Meter})
 	if err != nil {
 		return err
 	}
@@ -49,10 +49,6 @@ func (s *Store) queryMeter(ctx context.Context, q meter.Query, yield func(meter.
 	}
 	if cov.events == 0 {
 		return nil
-	}
-	e, err := s.probe(ctx, sc)
-	if err != nil {
-		return err
 	}
 	return s.each(ctx, p.query(e, cov), func(rows driver.Rows) error {
 		row, err := p.scan(rows)

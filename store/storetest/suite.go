@@ -55,6 +55,7 @@ func Run(t *testing.T, backend Backend) {
 		{"meter defined later", testMeterDefinedLater},
 		{"refused rows", testRefusedRows},
 		{"rows written", testRowsWritten},
+		{"window changes", testWindowChanges},
 		{"closing", testClosing},
 		{"transitions", testTransitions},
 		{"due pages", testDuePages},
