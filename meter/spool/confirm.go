@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -76,15 +77,16 @@ func (s *Spool) mayConfirm(pos Position) error {
 }
 
 // skipDamage moves pos over damage that begins right there, so that damage at
-// the end of the data does not stay unconfirmed for ever. s.mu is held.
+// the end of the data does not stay unconfirmed for ever. Only what a reader
+// has passed counts: what Open could not read may be readable again. s.mu is held.
 func (s *Spool) skipDamage(pos Position) Position {
 	for {
 		place, _ := s.normalize(pos)
-		d, ok := s.damage[place]
-		if !ok || d.Length == 0 {
+		to, ok := s.passed[place]
+		if !ok {
 			return pos
 		}
-		pos = Position{d.Segment, d.Offset + d.Length}
+		pos = to
 	}
 }
 
@@ -130,6 +132,7 @@ func (s *Spool) advance(cp checkpoint, oldest time.Time) []*segment {
 		s.oldest = s.opts.Now().UTC() // It was appended while the checkpoint was being written.
 	}
 	var done []*segment
+	maps.DeleteFunc(s.passed, func(_, to Position) bool { return !pos.Before(to) })
 	s.segments = slices.DeleteFunc(s.segments, func(seg *segment) bool {
 		if pos.Before(seg.endPosition()) || s.active(seg) {
 			return false
@@ -147,16 +150,15 @@ func (s *Spool) active(seg *segment) bool {
 	return seg == s.segments[len(s.segments)-1]
 }
 
-// confirmDamage confirms damage that begins exactly at the confirmed position.
-func (s *Spool) confirmDamage(d Damage) {
+// pass notes that a reader has gone past damage, and confirms it if all before
+// it is confirmed.
+func (s *Spool) pass(from, to Position) {
 	s.confirmMu.Lock()
 	defer s.confirmMu.Unlock()
 	s.mu.Lock()
+	s.passed[from] = to
 	place, _ := s.normalize(s.confirmed)
-	pos := place
-	if place == d.Position() {
-		pos = s.skipDamage(place)
-	}
+	pos := s.skipDamage(place)
 	s.mu.Unlock()
 	if pos == place {
 		return

@@ -146,6 +146,152 @@ func TestSpool_FailedSyncIsNotForgotten(t *testing.T) {
 	}
 }
 
+// The policy holds even where the repair seems to succeed.
+func TestSpool_FailedSyncEndsTheSegment(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		op   memfs.Op
+		want uint64
+	}{
+		"sync":  {memfs.OpSync, 2},
+		"write": {memfs.OpWrite, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fsys := memfs.New()
+			s := mustOpen(t, fsys, smallOptions())
+			end := mustAppend(t, s, "first")
+			fsys.Inject(failNth(tt.op, 1, 0, syscall.EIO))
+			if _, err := s.Append(t.Context(), []byte("fails"), 1); !errors.Is(err, syscall.EIO) {
+				t.Fatalf("Append: %v, want EIO", err)
+			}
+			if got := int64(len(readAll(t, fsys, segmentPath(1)))); got != end.Offset {
+				t.Errorf("the file has %d bytes after the failure, want it cut back to %d", got, end.Offset)
+			}
+			if got := mustAppend(t, s, "second").Segment; got != tt.want {
+				t.Errorf("the next record is in segment %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+// A process that dies after a failed sync leaves a group in the page cache,
+// marked clean, that the disk lacks. The next process takes it up, so it has to
+// put it onto the disk, or a power cut would turn it into damage.
+func TestOpen_MakesTheLastGroupDurable(t *testing.T) {
+	t.Parallel()
+	fsys := memfs.New()
+	s := mustOpen(t, fsys, smallOptions())
+	mustAppend(t, s, "first")
+	fsys.Inject(func(op memfs.Op, _ string) error {
+		if op == memfs.OpSync || op == memfs.OpTruncate {
+			return syscall.EIO
+		}
+		return nil
+	})
+	if _, err := s.Append(t.Context(), []byte(incompressible("second", 2000)), 1); err == nil {
+		t.Fatal("Append succeeds without a sync")
+	}
+	fsys = fsys.Kill()
+	s = mustOpen(t, fsys, smallOptions())
+	before := payloads(drain(t, s, spool.Position{}))
+	mustAppend(t, s, "third") // A segment behind makes the end of this one known.
+	s = mustOpen(t, fsys.Crash(rand.New(rand.NewPCG(5, 5))), smallOptions())
+	if diff := cmp.Diff(append(before, "third"), payloads(drain(t, s, spool.Position{}))); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	if got := s.Damage(); len(got) != 0 {
+		t.Errorf("Damage() = %+v, want none", got)
+	}
+}
+
+// The rename of a checkpoint whose directory sync failed must be durable before
+// segments are deleted on its word.
+func TestOpen_MakesTheCheckpointDurable(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		fsys := memfs.New()
+		s := mustOpen(t, fsys, smallOptions())
+		fillForDamage(t, s)
+		fsys.Inject(failNth(memfs.OpSyncDir, 1, 10, syscall.EIO))
+		if err := s.Confirm(s.Durable()); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("Confirm: %v, want EIO", err)
+		}
+		fsys = fsys.Kill()
+		mustOpen(t, fsys, smallOptions())
+		s = mustOpen(t, fsys.Crash(rand.New(rand.NewPCG(6, seed))), smallOptions())
+		if got := s.Damage(); len(got) != 0 || s.Recovery().Checkpoint != spool.CheckpointGood {
+			t.Fatalf("checkpoint %s, Damage() = %+v; want a good one and none", s.Recovery().Checkpoint, got)
+		}
+	}
+}
+
+// Reads that fail while the spool is opened must not make a torn end of
+// acknowledged records, nor let them be confirmed unseen.
+func TestOpen_UnreadableForAMoment(t *testing.T) {
+	t.Parallel()
+	for segment := uint64(1); segment <= 3; segment++ {
+		t.Run(fmt.Sprint("segment=", segment), func(t *testing.T) {
+			t.Parallel()
+			fsys := memfs.New()
+			fillForDamage(t, mustOpen(t, fsys, smallOptions()))
+			fsys = fsys.Kill()
+			fsys.Inject(func(op memfs.Op, name string) error {
+				if op == memfs.OpRead && name == spool.SegmentName(segment) {
+					return syscall.EIO
+				}
+				return nil
+			})
+			s := mustOpen(t, fsys, smallOptions())
+			fsys.Inject(nil)
+			if len(s.Damage()) == 0 {
+				t.Error("the failing disk is not reported")
+			}
+			var want, got []string
+			r := s.NewReader(s.Confirmed())
+			for i := range damageRecords {
+				want = append(want, damagePayload(i))
+				rec, err := r.Next(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, string(rec.Payload))
+				mustConfirm(t, s, rec.End)
+				if c := s.Confirmed(); c != rec.End {
+					t.Fatalf("confirmed up to %v, asked for %v", c, rec.End)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("records (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Positions are not used again even when the files that had them are gone.
+func TestOpen_AllSegmentsGone(t *testing.T) {
+	t.Parallel()
+	fsys := memfs.New()
+	s := mustOpen(t, fsys, smallOptions())
+	fillForDamage(t, s)
+	done := spool.Position{Segment: 3, Offset: at(1)}
+	mustConfirm(t, s, done)
+	mustClose(t, s)
+	remove(3)(t, fsys)
+	s = mustOpen(t, fsys, smallOptions())
+	if diff := cmp.Diff([]hit{{3, at(1), 0, 3, true}}, hits(s.Damage())); diff != "" {
+		t.Errorf("Damage() (-want +got):\n%s", diff)
+	}
+	end := mustAppend(t, s, "new")
+	if !done.Before(end) {
+		t.Errorf("the new record ends at %v, which is not behind the confirmed %v", end, done)
+	}
+	if got := payloads(drain(t, s, s.Confirmed())); len(got) != 1 || got[0] != "new" {
+		t.Errorf("%d records, want the new one", len(got))
+	}
+	mustConfirm(t, s, end)
+}
+
 func TestSpool_DiskFull(t *testing.T) {
 	t.Parallel()
 	fsys := memfs.New()

@@ -244,7 +244,7 @@ func (r *Reader) pass(g gap) {
 	r.s.quarantine(seg, src, g)
 	r.pos.Offset = g.off + g.length
 	r.settled()
-	r.s.confirmDamage(Damage{Segment: r.seg.number, Offset: g.off, Length: g.length})
+	r.s.pass(Position{r.seg.number, g.off}, r.pos)
 }
 
 // settled forgets failed tries: the reader has moved on.

@@ -41,7 +41,8 @@ type Spool struct {
 	unconfirmed   int64     // Bytes from confirmed to durable.
 	oldest        time.Time // AppendedAt of the first unconfirmed record; zero if none.
 	damage        map[Position]Damage
-	stats         Stats // The plain counters; Stats() adds the rest.
+	passed        map[Position]Position // Damage that a reader has passed: from, to.
+	stats         Stats                 // The plain counters; Stats() adds the rest.
 
 	confirmMu sync.Mutex // Serialises Confirm, which writes files.
 	damageMu  sync.Mutex // Serialises quarantine, which writes files.
@@ -86,6 +87,7 @@ func openFS(o Options, fsys vfs.FS) (*Spool, error) {
 		closedCh:   make(chan struct{}),
 		commitDone: make(chan struct{}),
 		damage:     make(map[Position]Damage),
+		passed:     make(map[Position]Position),
 	}
 	s.work.L = &s.mu
 	if err := s.open(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -111,43 +112,42 @@ func (m *FS) Edit(name string, fn func([]byte) []byte) error {
 }
 
 // Kill returns the state after the end of the process: everything written is
-// there, the locks are gone. The old FS is left to the old process.
+// there, what was not synced is still not, and the locks are gone. The old FS
+// is left to the old process.
 func (m *FS) Kill() *FS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.copy(func(n *node) *node { return n.clone() }, func(string) bool { return true })
+	c, clones := New(), map[*node]*node{}
+	clone := func(n *node) *node {
+		if clones[n] == nil {
+			clones[n] = n.clone()
+		}
+		return clones[n]
+	}
+	for name, n := range m.live {
+		c.live[name] = clone(n)
+	}
+	for name, n := range m.durable {
+		c.durable[name] = clone(n)
+	}
+	return c
 }
 
-// Crash returns a state that is possible after a power cut.
+// Crash returns a state that is possible after a power cut: where the durable
+// name and the live one differ, one of them is there.
 func (m *FS) Crash(rng *rand.Rand) *FS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.copy(func(n *node) *node { return n.crash(rng) }, func(string) bool { return rng.IntN(2) == 0 })
-}
-
-// copy copies the files; where the durable name and the live one differ, live
-// says which of them is there.
-func (m *FS) copy(content func(*node) *node, live func(string) bool) *FS {
+	names := slices.AppendSeq(slices.Collect(maps.Keys(m.live)), maps.Keys(m.durable))
+	slices.Sort(names) // For the sake of a repeatable rng.
 	c := New()
-	names := map[string]bool{}
-	for name := range m.live {
-		names[name] = true
-	}
-	for name := range m.durable {
-		names[name] = true
-	}
-	sorted := make([]string, 0, len(names))
-	for name := range names {
-		sorted = append(sorted, name)
-	}
-	slices.Sort(sorted) // For the sake of a repeatable rng.
-	for _, name := range sorted {
+	for _, name := range slices.Compact(names) {
 		n := m.durable[name]
-		if m.live[name] != n && live(name) {
+		if m.live[name] != n && rng.IntN(2) == 0 {
 			n = m.live[name]
 		}
 		if n != nil {
-			c.live[name] = content(n)
+			c.live[name] = n.crash(rng)
 			c.durable[name] = c.live[name]
 		}
 	}
