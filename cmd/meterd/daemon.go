@@ -322,9 +322,13 @@ func (d *daemon) Run(ctx context.Context) error {
 	start := func(ctx context.Context, name string, run func(context.Context) error) {
 		wg.Go(func() {
 			err := run(ctx)
-			if ctx.Err() == nil {
-				stopFront(fmt.Errorf("%s ended: %w", name, err))
+			if ctx.Err() != nil {
+				return // it was told to end
 			}
+			if err == nil {
+				err = errors.New("without an error")
+			}
+			stopFront(fmt.Errorf("%s ended: %w", name, err))
 		})
 	}
 	start(backstage, "store", d.runStore)
@@ -396,6 +400,9 @@ func (d *daemon) stopIntake() error {
 	return nil
 }
 
+// engineStopTimeout is what the engine needs at most to finish running statements and to close its tables.
+const engineStopTimeout = 45 * time.Second
+
 // close closes what was opened, in reverse order; parts that were not opened are skipped.
 func (d *daemon) close() error {
 	var errs []error
@@ -414,7 +421,7 @@ func (d *daemon) close() error {
 	if d.dead != nil {
 		errs = append(errs, d.dead.Close())
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.Server.ShutdownTimeout.Std())
+	ctx, cancel := context.WithTimeout(context.Background(), engineStopTimeout)
 	defer cancel()
 	if d.opener != nil {
 		errs = append(errs, d.opener.close(ctx))
