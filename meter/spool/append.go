@@ -120,9 +120,9 @@ func newRequest(payload []byte, events int, now time.Time) *request {
 	r.frame = frame
 	r.header = frameHeader{
 		appendedAt: now.UnixNano(),
-		events:     uint32(events),
-		stored:     uint32(len(body)),
-		raw:        uint32(len(payload)),
+		events:     u32(events),
+		stored:     u32(len(body)),
+		raw:        u32(len(payload)),
 		codec:      how,
 		bodyCRC:    crc32.Checksum(body, castagnoli),
 	}

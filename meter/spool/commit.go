@@ -93,9 +93,10 @@ func (s *Spool) seal() {
 // commit makes a group durable and publishes it, or returns why not; then
 // nothing of it is visible to readers and the file is cut back.
 func (s *Spool) commit(group []*request) error {
-	size := int64(0)
+	size, events := int64(0), 0
 	for _, r := range group {
 		size += int64(len(r.frame))
+		events += int(r.header.events)
 	}
 	if s.w.file == nil {
 		if err := s.beginSegment(); err != nil {
@@ -118,7 +119,7 @@ func (s *Spool) commit(group []*request) error {
 		return uncertain(fmt.Errorf("sync spool segment %d: %w", s.w.nextNumber-1, err))
 	}
 	c := Commit{
-		Records: len(group), Events: int(at.events - s.w.seg.endAt.events), Bytes: size,
+		Records: len(group), Events: events, Bytes: size,
 		Write: written.Sub(begun), Sync: s.opts.Now().Sub(written),
 	}
 	s.publish(group, at, c)
@@ -132,7 +133,7 @@ func (s *Spool) commit(group []*request) error {
 // returns the counters behind the group.
 func (s *Spool) place(group []*request) counters {
 	pos, at := s.w.seg.endPosition(), s.w.seg.endAt
-	start := uint32(pos.Offset) // Below maxSegmentBytes.
+	start := u32(int(pos.Offset))
 	for _, r := range group {
 		h := &r.header
 		h.salt, h.before, h.group = s.w.seg.salt, at, start

@@ -70,9 +70,9 @@ func (h segmentHeader) encode() []byte {
 	le.PutUint16(b[8:], formatVersion)
 	le.PutUint32(b[12:], h.salt)
 	le.PutUint64(b[16:], h.number)
-	le.PutUint64(b[24:], uint64(h.createdAt))
+	putInt64(b[24:], h.createdAt)
 	le.PutUint64(b[32:], h.prev.Segment)
-	le.PutUint64(b[40:], uint64(h.prev.Offset))
+	putInt64(b[40:], h.prev.Offset)
 	le.PutUint64(b[48:], h.before.records)
 	le.PutUint64(b[56:], h.before.events)
 	le.PutUint32(b[68:], crc32.Checksum(b[:68], castagnoli))
@@ -95,12 +95,12 @@ func parseSegmentHeader(b []byte, number uint64) (segmentHeader, error) {
 	h := segmentHeader{
 		salt:      le.Uint32(b[12:]),
 		number:    le.Uint64(b[16:]),
-		createdAt: int64(le.Uint64(b[24:])),
-		prev:      Position{Segment: le.Uint64(b[32:]), Offset: int64(le.Uint64(b[40:]))},
+		createdAt: getInt64(b[24:]),
+		prev:      Position{Segment: le.Uint64(b[32:]), Offset: getInt64(b[40:])},
 		before:    counters{le.Uint64(b[48:]), le.Uint64(b[56:])},
 	}
-	if h.number != number {
-		return segmentHeader{}, fmt.Errorf("%w: it says number %d", errBadHeader, h.number)
+	if h.number != number || h.prev.Offset < 0 {
+		return segmentHeader{}, fmt.Errorf("%w: it says number %d, behind %s", errBadHeader, h.number, h.prev)
 	}
 	return h, nil
 }
@@ -133,7 +133,7 @@ func (h frameHeader) put(b []byte, at Position) {
 	le.PutUint32(b[4:], h.salt)
 	le.PutUint64(b[8:], h.before.records)
 	le.PutUint64(b[16:], h.before.events)
-	le.PutUint64(b[24:], uint64(h.appendedAt))
+	putInt64(b[24:], h.appendedAt)
 	le.PutUint32(b[32:], h.events)
 	le.PutUint32(b[36:], h.stored)
 	le.PutUint32(b[40:], h.raw)
@@ -165,7 +165,7 @@ func parseFrameHeader(b []byte, at Position) (h frameHeader, fault string) {
 	h = frameHeader{
 		salt:       le.Uint32(b[4:]),
 		before:     counters{le.Uint64(b[8:]), le.Uint64(b[16:])},
-		appendedAt: int64(le.Uint64(b[24:])),
+		appendedAt: getInt64(b[24:]),
 		events:     le.Uint32(b[32:]),
 		stored:     le.Uint32(b[36:]),
 		raw:        le.Uint32(b[40:]),
@@ -213,6 +213,20 @@ func decodeBody(dst, body []byte, h frameHeader) ([]byte, error) {
 		dst = make([]byte, n)
 	}
 	return s2.Decode(dst[:n], body)
+}
+
+func putInt64(b []byte, v int64) {
+	binary.LittleEndian.PutUint64(b, uint64(v)) //nolint:gosec // Two's complement, as getInt64 reads it.
+}
+
+func getInt64(b []byte) int64 {
+	return int64(binary.LittleEndian.Uint64(b)) //nolint:gosec // Two's complement, as putInt64 writes it.
+}
+
+// u32 narrows a number that the caller has bounded: a length or an offset
+// within a segment, or a number of events that admit let through.
+func u32(n int) uint32 {
+	return uint32(n) //nolint:gosec // Bounded by the callers.
 }
 
 func segmentName(n uint64) string { return fmt.Sprintf("%020d", n) + segmentSuffix }

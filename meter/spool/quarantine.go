@@ -208,9 +208,9 @@ func (s *Spool) pruneTorn() {
 // discard deletes a segment file that is wholly confirmed, or moves it to the
 // quarantine if a damaged part of it could not be copied.
 func (s *Spool) discard(seg *segment) {
-	name, keep := s.path(seg.number), false
+	name := s.path(seg.number)
 	s.mu.Lock()
-	keep = seg.keep
+	keep := seg.keep
 	s.mu.Unlock()
 	var err error
 	if keep {

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
@@ -121,7 +122,7 @@ func (sc *scanner) skip(fault string) (*frame, *gap, error) {
 func (sc *scanner) resync(off int64) (at int64, h frameHeader, found bool, err error) {
 	pattern := []byte(frameMagic)
 	if sc.saltKnown {
-		pattern = append(pattern, byte(sc.salt), byte(sc.salt>>8), byte(sc.salt>>16), byte(sc.salt>>24))
+		pattern = binary.LittleEndian.AppendUint32(pattern, sc.salt)
 	}
 	for sc.limit-off >= frameHeaderSize {
 		w, err := sc.peek(off, int(min(scanWindow, sc.limit-off)))

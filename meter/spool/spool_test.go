@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -368,7 +369,7 @@ func TestReader_WaitsForRecords(t *testing.T) {
 		}
 	}()
 	for i := range 10 { // Across segments, too.
-		want := incompressible(fmt.Sprint(i), 1500)
+		want := incompressible(strconv.Itoa(i), 1500)
 		mustAppend(t, s, want)
 		if p := <-got; p != want {
 			t.Fatalf("Next() = %.10q…, want %.10q…", p, want)
