@@ -25,6 +25,9 @@ func TestConformance(t *testing.T) {
 	})
 	t.Run("embedded", func(t *testing.T) {
 		engine := storetest.StartEngine(t, embedded.Options{NoFsync: true})
-		storetest.Run(t, storetest.Backend{Config: store.Config{DialContext: engine.DialContext}})
+		storetest.Run(t, storetest.Backend{
+			Config:  store.Config{DialContext: engine.DialContext},
+			Restart: func(tb testing.TB) { tb.Helper(); storetest.KillEngine(tb, engine) },
+		})
 	})
 }

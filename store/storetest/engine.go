@@ -87,6 +87,26 @@ func StartEngine(tb testing.TB, opts embedded.Options) *embedded.Engine {
 	return engine
 }
 
+// KillEngine kills the engine's process, as a crash would, and waits until the next one answers.
+func KillEngine(tb testing.TB, engine *embedded.Engine) {
+	tb.Helper()
+	pid := engine.PID()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		tb.Fatalf("kill embedded engine: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for engine.PID() == pid || engine.PID() == 0 || engine.Ready(ctx) != nil {
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("embedded engine does not come back: %v", engine.LastError())
+		case <-ticker.C:
+		}
+	}
+}
+
 // testWriter writes to a test's log.
 type testWriter struct{ tb testing.TB }
 
