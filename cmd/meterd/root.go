@@ -56,6 +56,6 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newCheckConfigCommand(), newEngineCommand(), newVersionCommand())
 	root.AddCommand(newServeCommand(), newSandboxCommand(), newSendCommand(), newDemoCommand())
-	root.AddCommand(newBillsCommand(), newCloseCommand(), newDeadLettersCommand(), newMetersCommand(), newQueryCommand())
+	root.AddCommand(newBillsCommand(), newCloseCommand(), newDeadLettersCommand(), newMetersCommand(), newQueryCommand(), newDoctorCommand())
 	return root
 }
