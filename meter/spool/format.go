@@ -146,7 +146,7 @@ func (h frameHeader) put(b []byte, at Position) {
 func frameCRC(b []byte, at Position) uint32 {
 	var place [16]byte
 	binary.LittleEndian.PutUint64(place[:], at.Segment)
-	binary.LittleEndian.PutUint64(place[8:], uint64(at.Offset))
+	putInt64(place[8:], at.Offset)
 	return crc32.Update(crc32.Checksum(place[:], castagnoli), castagnoli, b[:56])
 }
 
