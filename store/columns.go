@@ -61,13 +61,16 @@ func (c *columnData) string(v string) {
 	c.buf = append(c.buf, v...)
 }
 
+// maxSeconds is the last instant that a DateTime can hold, in seconds since 1970.
+const maxSeconds = 1<<32 - 1
+
 // errTime is the fault of an instant that a column can't hold.
 var errTime = errors.New("time is outside of the years 1970 to 2105")
 
 // dateTime appends a DateTime, which counts seconds in 32 bits without a sign.
 func (c *columnData) dateTime(t time.Time) error {
 	seconds := t.Unix()
-	if seconds < 0 || seconds > 1<<32-1 {
+	if seconds < 0 || seconds > maxSeconds {
 		return fmt.Errorf("%w: %s", errTime, t.UTC().Format(time.RFC3339))
 	}
 	c.uint32(uint32(seconds))

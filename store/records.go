@@ -165,11 +165,6 @@ const (
 	maxRecords     = 10_000
 )
 
-// Cursor is the place of a record for RecordFilter.After.
-func Cursor(r reporter.BillRecord) string {
-	return strconv.FormatInt(r.Window.Start.Unix(), 10) + "-" + string(r.SN)
-}
-
 // Records returns records of closed windows with their last transition, ordered by window start, then SN.
 func (s *Store) Records(ctx context.Context, f reporter.RecordFilter) ([]reporter.BillRecord, error) {
 	list, err := s.filterRecords(ctx, f)
@@ -229,13 +224,12 @@ func cursorWhere(cursor string) (clauses, error) {
 	if cursor == "" {
 		return nil, nil
 	}
-	seconds, sn, ok := strings.Cut(cursor, "-")
-	n, err := strconv.ParseUint(seconds, 10, 32)
-	if !ok || err != nil {
+	start, sn, err := reporter.ParseCursor(cursor)
+	if err != nil || start.Unix() > maxSeconds {
 		return nil, fmt.Errorf("%w: cursor %.60q is not one that a page of records came with", ErrBadQuery, cursor)
 	}
-	at := sqlTime(time.Unix(int64(n), 0)) //nolint:gosec // 32 bits
-	return clauses{"window_start >= " + at, "(window_start > " + at + " OR sn > " + quote(sn) + ")"}, nil
+	at := sqlTime(start)
+	return clauses{"window_start >= " + at, "(window_start > " + at + " OR sn > " + quote(string(sn)) + ")"}, nil
 }
 
 // records reads records that match, in order of window and SN, of the closes that count within the given range; a nil

@@ -323,7 +323,7 @@ func testRecordFilters(t *testing.T, s *suite) {
 		if len(page) < 5 {
 			break
 		}
-		f.After = store.Cursor(page[len(page)-1])
+		f.After = reporter.Cursor(page[len(page)-1])
 	}
 	if diff := cmp.Diff(all, paged); diff != "" {
 		t.Errorf("Records in pages (-want +got):\n%s", diff)
@@ -351,6 +351,11 @@ func testRecordFilters(t *testing.T, s *suite) {
 		} else {
 			s.record("%v", err)
 		}
+	}
+	// A place that no DateTime can name must not wrap around to 1970 and list everything again.
+	beyond := reporter.Cursor(reporter.BillRecord{SN: "x", Window: meter.Window{Start: time.Unix(1<<32, 0)}})
+	if list, err := s.store.Records(t.Context(), reporter.RecordFilter{After: beyond}); !errors.Is(err, store.ErrBadQuery) {
+		t.Errorf("Records after 2106 = %d records, %v, want ErrBadQuery", len(list), err)
 	}
 	s.record("%d records", len(all))
 }
