@@ -25,6 +25,7 @@ var _ LoadSpool = (*spool.Spool)(nil)
 // Defaults of [LoaderOptions].
 const (
 	defaultBatchEvents = 100_000
+	defaultBatchBytes  = 64 << 20
 	defaultBatchDelay  = time.Second
 	defaultInserters   = 2
 	defaultRetryMin    = 100 * time.Millisecond
@@ -40,6 +41,7 @@ type LoaderOptions struct {
 	// an acknowledged event is never dropped.
 	DeadLetters *DeadLetters
 	BatchEvents int           // events in one insert; default 100,000. A request is never cut.
+	BatchBytes  int           // size of their payloads, which bounds memory when events are large; default 64 MiB
 	BatchDelay  time.Duration // longest wait for a full batch; default 1 s
 	Inserters   int           // concurrent inserts; default 2
 	// RetryMin and RetryMax bound the jittered, doubling wait between attempts; default 100 ms and 10 s.
@@ -56,8 +58,8 @@ type LoaderOptions struct {
 
 // Loader moves events from the spool into the store. A reader fills the open batch; inserters take it when it is full,
 // old enough or waited for, insert it, repeating for ever while the store fails, and confirm batches in the spool in
-// their order. While all inserters are busy the open batch grows up to its bound, then reading stops: memory is bounded
-// by Inserters + 1 batches. It is safe for concurrent use.
+// their order. While all inserters are busy the open batch grows up to its bounds in events and bytes, then reading
+// stops: memory is bounded by Inserters + 1 batches. It is safe for concurrent use.
 type Loader struct {
 	opts LoaderOptions
 
@@ -105,12 +107,13 @@ func NewLoader(opts LoaderOptions) (*Loader, error) {
 	require(opts.Catalog != nil, "a catalog is required")
 	require(opts.Now != nil, "a clock is required")
 	require(opts.Logger != nil, "a logger is required")
-	require(opts.BatchEvents >= 0 && opts.BatchDelay >= 0 && opts.Inserters >= 0 && opts.RetryMin >= 0 && opts.RetryMax >= 0,
+	require(opts.BatchEvents >= 0 && opts.BatchBytes >= 0 && opts.BatchDelay >= 0 && opts.Inserters >= 0 && opts.RetryMin >= 0 && opts.RetryMax >= 0,
 		"bounds must not be negative")
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new loader: %w", err)
 	}
 	setDefault(&opts.BatchEvents, defaultBatchEvents)
+	setDefault(&opts.BatchBytes, defaultBatchBytes)
 	setDefault(&opts.BatchDelay, defaultBatchDelay)
 	setDefault(&opts.Inserters, defaultInserters)
 	setDefault(&opts.RetryMin, defaultRetryMin)

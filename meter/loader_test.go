@@ -292,6 +292,23 @@ func TestLoader_batchBySize(t *testing.T) {
 	}
 }
 
+// TestLoader_batchByBytes has the store down: what is read ahead must be bounded by its size, too, or a few large events
+// could take all memory, again after each restart.
+func TestLoader_batchByBytes(t *testing.T) {
+	t.Parallel()
+	l := newLoading(t, func(o *meter.LoaderOptions) { o.BatchBytes, o.Inserters = 150, 1 })
+	for i := range 6 {
+		l.send(t, strconv.Itoa(i)+strings.Repeat("x", 30))
+	}
+	l.run(t)
+	eventually(t, "three inserts", func() bool { return l.loader.Progress().Batches == 3 })
+	for _, insert := range l.store.inserts {
+		if len(insert) != 2 {
+			t.Errorf("inserts %v", l.store.inserts)
+		}
+	}
+}
+
 func TestLoader_batchByDelay(t *testing.T) {
 	t.Parallel()
 	l := newLoading(t, func(o *meter.LoaderOptions) { o.BatchDelay = 5 * time.Millisecond })

@@ -108,7 +108,9 @@ func (l *Loader) put(ctx context.Context, rec *spool.Record) error {
 	return nil
 }
 
-func (l *Loader) full(b *loadBatch) bool { return b.events >= l.opts.BatchEvents }
+func (l *Loader) full(b *loadBatch) bool {
+	return b.events >= l.opts.BatchEvents || len(b.buf) >= l.opts.BatchBytes
+}
 
 // due reports whether a batch should be inserted now. l.mu is held.
 func (l *Loader) due(b *loadBatch) bool {
