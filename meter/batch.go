@@ -23,6 +23,7 @@ const (
 	payloadSameSubject
 	payloadHasData
 	payloadHasExtensions
+	payloadOwnTime
 	payloadKnown = 1<<iota - 1
 )
 
@@ -49,13 +50,14 @@ type payloadWriter struct {
 	dst   []byte
 	start int // of the payload in dst
 	count uint32
-	time  int64 // of the event before
+	first int64 // time of receipt of the first event
+	time  int64 // of the last event that has one
 	// Of the event before.
 	source, typ, subject []byte
 }
 
-// AppendPayload appends the payload of the events to dst. The time of stamped events is not written: it is that of their
-// receipt.
+// AppendPayload appends the payload of the events to dst. The time of a stamped event is written only if it isn't that of
+// its receipt.
 func AppendPayload(dst []byte, p *Payload) []byte {
 	w := beginPayload(dst, p.Received, p.Traceparent)
 	for i := range p.Events {
@@ -65,7 +67,7 @@ func AppendPayload(dst []byte, p *Payload) []byte {
 }
 
 func beginPayload(dst []byte, received int64, traceparent string) payloadWriter {
-	w := payloadWriter{start: len(dst), time: received}
+	w := payloadWriter{start: len(dst), first: received, time: received}
 	dst = append(dst, payloadVersion, 0, 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(received)) //nolint:gosec // two's complement, read back the same way
 	dst = binary.AppendUvarint(dst, uint64(len(traceparent)))
@@ -108,7 +110,11 @@ func (w *payloadWriter) add(ev *Event) {
 	dst = appendField(dst, ev.ID)
 	if ev.Stamped {
 		flags |= payloadStamped
-	} else {
+	}
+	if !ev.Stamped || ev.Time != w.first+int64(w.count) {
+		if ev.Stamped {
+			flags |= payloadOwnTime
+		}
 		dst = binary.AppendVarint(dst, ev.Time-w.time)
 		w.time = ev.Time
 	}
@@ -189,11 +195,14 @@ func (r *payloadReader) event(prev *Event, received int64) (ev Event, ok bool) {
 		ev.Subject = r.field()
 	}
 	ev.ID = r.field()
-	if ev.Stamped = flags&payloadStamped != 0; ev.Stamped {
-		ev.Time = received
-	} else {
+	ev.Stamped = flags&payloadStamped != 0
+	own := flags&payloadOwnTime != 0
+	if ev.Time = received; own || !ev.Stamped {
 		r.time += r.varint()
 		ev.Time = r.time
+	}
+	if own && (!ev.Stamped || ev.Time == received) {
+		return ev, false // a time has one spelling
 	}
 	if flags&payloadHasData != 0 {
 		ev.Data = r.field()

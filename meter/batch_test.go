@@ -38,7 +38,7 @@ func TestPayload_roundTrip(t *testing.T) {
 			Events: rapid.SliceOfN(rapid.Custom(drawEvent), 0, 20).Draw(t, "events"),
 		}
 		for i := range want.Events {
-			if want.Events[i].Stamped { // as the ingester does
+			if want.Events[i].Stamped && rapid.Bool().Draw(t, "dated by receipt") {
 				want.Events[i].Time = want.Received + int64(i)
 			}
 		}
@@ -86,12 +86,14 @@ func TestAppendPayload_bytes(t *testing.T) {
 	t.Parallel()
 	events := []meter.Event{
 		{ID: []byte("1"), Source: []byte("s"), Type: []byte("t"), Subject: []byte("x"), Time: 261, Data: []byte("{}")},
-		{ID: []byte("2"), Source: []byte("s"), Type: []byte("t"), Subject: []byte("y"), Stamped: true, Extensions: []byte(`{"a":1}`)},
+		{ID: []byte("2"), Source: []byte("s"), Type: []byte("t"), Subject: []byte("y"), Stamped: true, Time: 257, Extensions: []byte(`{"a":1}`)},
+		{ID: []byte("3"), Source: []byte("s"), Type: []byte("t"), Subject: []byte("y"), Stamped: true, Time: 260},
 	}
 	got := meter.AppendPayload(nil, &meter.Payload{Received: 256, Traceparent: "tp", Events: events})
-	want := "\x01" + "\x02\x00\x00\x00" + "\x00\x01\x00\x00\x00\x00\x00\x00" + "\x02tp" +
+	want := "\x01" + "\x03\x00\x00\x00" + "\x00\x01\x00\x00\x00\x00\x00\x00" + "\x02tp" +
 		"\x10" + "\x01s" + "\x01t" + "\x01x" + "\x011" + "\x0a" + "\x02{}" +
-		"\x27" + "\x01y" + "\x012" + "\x07" + `{"a":1}`
+		"\x27" + "\x01y" + "\x012" + "\x07" + `{"a":1}` +
+		"\x4f" + "\x013" + "\x01"
 	if string(got) != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

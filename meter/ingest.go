@@ -125,7 +125,7 @@ func (in *Ingester) Accept(ctx context.Context, b *Batch, traceparent string, mo
 	}
 	b.findDuplicates()
 	first := in.reserve(now, len(b.Events))
-	b.stamp(first)
+	b.stamp(stampFrom(first, now))
 	pos, err := in.append(ctx, b, traceparent, first)
 	if err != nil {
 		in.stats.fail(err, len(b.Events))
@@ -291,7 +291,20 @@ func (s problemsByIndex) Swap(i, j int) {
 	s.b.problemSpans[i], s.b.problemSpans[j] = s.b.problemSpans[j], s.b.problemSpans[i]
 }
 
-// stamp dates the events that came without a time. first is the time of receipt of the batch's first event.
+// maxStampAhead is how far times of receipt may run ahead of the clock and still date events.
+const maxStampAhead = time.Second
+
+// stampFrom returns the time of a batch's first event if it came without one: that of its receipt. But after the clock
+// went back from a time that was wrong, receipts run ahead of it for as long as it was wrong; an event that is dated so
+// would be billed in another hour, or in no hour for years.
+func stampFrom(first int64, now time.Time) int64 {
+	if clock := now.UnixNano(); first-clock > int64(maxStampAhead) {
+		return clock
+	}
+	return first
+}
+
+// stamp dates the events that came without a time, the first of the batch with first.
 func (b *Batch) stamp(first int64) {
 	for i := range b.Events {
 		if b.Events[i].Stamped {

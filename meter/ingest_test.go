@@ -273,6 +273,26 @@ func TestIngester_received(t *testing.T) {
 	}
 }
 
+// TestIngester_stampedAfterWrongClock has the clock be a year ahead for a moment: events that come without a time are dated
+// with the clock all the same, in the spool as well, and receipts don't go back.
+func TestIngester_stampedAfterWrongClock(t *testing.T) {
+	t.Parallel()
+	in := newIngest(t, nil)
+	in.now = testNow.AddDate(1, 0, 0)
+	in.accept(t, meter.AllOrNothing, usage("wrong", ""))
+	in.now = testNow
+	in.accept(t, meter.AllOrNothing, "["+usage("1", "")+","+usage("2", "")+"]")
+	events, received := in.spool.events(t)
+	for i, want := range []time.Time{testNow.AddDate(1, 0, 0), testNow, testNow.Add(1)} {
+		if got := time.Unix(0, events[i].Time).UTC(); !got.Equal(want) || !events[i].Stamped {
+			t.Errorf("event %s is dated %s, want %s", events[i].ID, got, want)
+		}
+		if i > 0 && received[i] <= received[i-1] {
+			t.Errorf("received %v does not increase", received)
+		}
+	}
+}
+
 func TestIngester_received_concurrently(t *testing.T) {
 	t.Parallel()
 	in := newIngest(t, nil)

@@ -19,7 +19,7 @@ type EventRows struct {
 	// Time is the event's time and Received the time it was accepted, in nanoseconds since 1970 UTC. Received never
 	// repeats or goes back within one spool, so "the first wins" has one meaning.
 	Time, Received []int64
-	// Stamped marks events that came without a time; theirs is Received.
+	// Stamped marks events that came without a time; theirs is Received, or the clock where that had gone back.
 	Stamped []bool
 	// Data is the event's data as JSON, Extensions the remaining attributes as a JSON object; empty if absent.
 	Data, Extensions [][]byte
