@@ -35,8 +35,6 @@ type Store struct {
 	known map[string]bool
 	// global is "GLOBAL " on a cluster: subqueries over sharded tables are then asked once and sent along.
 	global string
-	// countWrites: the server doesn't report rows written, they are counted after each insert.
-	countWrites bool
 }
 
 // Open connects, creates the database if it is missing, and brings its tables up to date. It fails when the server can't
@@ -165,7 +163,6 @@ func (s *Store) prepareServer(ctx context.Context) error {
 	if !s.version.AtLeast(18, 16) {
 		return fmt.Errorf("ClickHouse %s is too old: 18.16 or newer is needed, 24.8 or newer recommended", s.version)
 	}
-	s.countWrites = s.cfg.DialContext == nil && v.Revision < revisionWriteInfo
 	if s.known, err = knownSettings(ctx, conn); err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}
@@ -174,9 +171,6 @@ func (s *Store) prepareServer(ctx context.Context) error {
 	}
 	return nil
 }
-
-// revisionWriteInfo is the first protocol revision whose progress packets count written rows.
-const revisionWriteInfo = 54420
 
 func knownSettings(ctx context.Context, conn driver.Conn) (map[string]bool, error) {
 	known := map[string]bool{}
