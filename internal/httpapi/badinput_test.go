@@ -211,6 +211,27 @@ func TestBadRequests_UnreadBody(t *testing.T) {
 	}
 }
 
+// TestBadRequests_AnswersNotRead: a client that sends requests and doesn't read the answers is cut off.
+func TestBadRequests_AnswersNotRead(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *httpapi.Options) { o.RequestTimeout = 100 * time.Millisecond })
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", b.server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	requests := []byte(strings.Repeat("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", 100))
+	for err == nil {
+		_, err = conn.Write(requests) // until both directions are full, and the server gives up
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the server holds a connection whose client reads nothing")
+	}
+}
+
 // TestBadRequests_SpoolFull asks the client to come back.
 func TestBadRequests_SpoolFull(t *testing.T) {
 	t.Parallel()

@@ -42,7 +42,6 @@ func (o *output) flushIfLarge() error {
 func (o *output) flush() error {
 	o.header()
 	_ = o.w.control.SetWriteDeadline(machineTime().Add(o.api.o.RequestTimeout))
-	defer func() { _ = o.w.control.SetWriteDeadline(zeroTime) }()
 	_, err := o.w.Write(o.buf)
 	o.buf = o.buf[:0]
 	if err != nil {

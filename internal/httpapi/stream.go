@@ -47,6 +47,9 @@ func (a *API) streamEvents(w *response, r *http.Request) error {
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	w.bodyRead = true // by the goroutine, which has its own deadlines
+	// Each answer has its own deadline, and so has the end of the response.
+	_ = w.control.SetWriteDeadline(zeroTime)
+	defer func() { _ = w.control.SetWriteDeadline(machineTime().Add(a.o.RequestTimeout)) }()
 	go lines.run(func() (io.Reader, func(), error) {
 		if encoding == "" {
 			return r.Body, func() {}, nil

@@ -54,9 +54,18 @@ const unreadTimeout = 2 * time.Second
 
 var responses = sync.Pool{New: func() any { return new(response) }}
 
+// answerTime bounds a request from its header to the last byte of its answer: a client that doesn't read its answers must
+// not hold the connection. A request with events may read, store and answer for RequestTimeout each.
+func (a *API) answerTime(rt route) time.Duration {
+	if rt.timeout < 0 {
+		return 3 * a.o.RequestTimeout
+	}
+	return rt.timeout + 2*a.o.RequestTimeout
+}
+
 // wrap is the one wrapper around every handler.
 func (a *API) wrap(rt route) http.Handler {
-	timeout := rt.timeout
+	timeout, answerTime := rt.timeout, a.answerTime(rt)
 	if timeout == 0 {
 		timeout = a.o.RequestTimeout
 	}
@@ -66,6 +75,7 @@ func (a *API) wrap(rt route) http.Handler {
 		*w = response{ResponseWriter: rw, requestID: a.ids.of(r)}
 		w.control = *http.NewResponseController(rw)
 		rw.Header()["X-Request-Id"] = []string{w.requestID}
+		_ = w.control.SetWriteDeadline(start.Add(answerTime)) // a writer without deadlines is a test's
 		aborted := true
 		defer func() {
 			if aborted && w.status == 0 {
