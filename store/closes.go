@@ -21,7 +21,7 @@ var windowCloses = newTable("window_closes",
 	"events", "UInt64", "usages", "UInt64", "records", "UInt64")
 
 var windowSettlements = newTable("window_settlements",
-	"window_start", "DateTime('UTC')", "version", "UInt64", "settled_at", "Int64")
+	"window_start", "DateTime('UTC')", "version", "UInt64", "settled_at", "Int64", "place", "UInt64")
 
 // WriteClose makes the window closed. Usage and records of this version were written before, each insert durable when
 // it returned; here their numbers are compared with c.Usages and c.Records, and a difference is an error that wraps
@@ -57,17 +57,39 @@ func (s *Store) writeClose(ctx context.Context, c reporter.WindowClose) error {
 	})
 }
 
-// SettleWindow records that nothing of the window is due any more.
+// SettleWindow records that nothing of the window is due any more. If something became due in the same moment, the window
+// stays unsettled.
 func (s *Store) SettleWindow(ctx context.Context, c reporter.WindowClose) error {
-	err := s.insertRows(ctx, windowSettlements, 1, func(_ int, d []columnData) error {
-		d[1].uint64(c.Version)
-		d[2].nanos(s.cfg.Now())
-		return d[0].dateTime(c.Window.Start)
-	})
+	err := s.settle(ctx, c, s.cfg.Now())
+	if err == nil {
+		var n uint64
+		if n, err = s.countDue(ctx, c); err == nil && n > 0 {
+			err = s.settle(ctx, c, time.Time{})
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("settle window %s: %w", c.Window, err)
 	}
 	return nil
+}
+
+// reopenWindow makes a settled window unsettled.
+func (s *Store) reopenWindow(ctx context.Context, w meter.Window) error {
+	list, err := s.closes(ctx, "window_start = "+sqlTime(w.Start), "", "")
+	if err != nil || len(list) == 0 || list[0].SettledAt.IsZero() {
+		return err
+	}
+	return s.settle(ctx, list[0], time.Time{})
+}
+
+// settle appends the time of settlement, or the zero time for none; the latest row counts.
+func (s *Store) settle(ctx context.Context, c reporter.WindowClose, at time.Time) error {
+	return s.insertRows(ctx, windowSettlements, 1, func(_ int, d []columnData) error {
+		d[1].uint64(c.Version)
+		d[2].nanos(at)
+		d[3].uint64(uint64(s.cfg.Now().UnixNano())) //nolint:gosec // not before 1970
+		return d[0].dateTime(c.Window.Start)
+	})
 }
 
 // closes reads the closes that count, by window start.
@@ -98,7 +120,7 @@ func (s *Store) closes(ctx context.Context, where, having, order string) ([]repo
 		return nil, nil
 	}
 	settled := map[key]time.Time{}
-	query = "SELECT window_start, version, min(settled_at) FROM window_settlements WHERE window_start >= " + sqlTime(earliest(list)) +
+	query = "SELECT window_start, version, argMax(settled_at, place) FROM window_settlements WHERE window_start >= " + sqlTime(earliest(list)) +
 		" AND window_start <= " + sqlTime(latest(list)) + " GROUP BY window_start, version"
 	err = s.each(ctx, query, func(rows driver.Rows) error {
 		var start time.Time
@@ -158,7 +180,8 @@ func (s *Store) LastClosed(ctx context.Context) (c reporter.WindowClose, ok bool
 
 // UnsettledWindows returns closed windows that are not settled, oldest first.
 func (s *Store) UnsettledWindows(ctx context.Context) ([]reporter.WindowClose, error) {
-	return s.closes(ctx, "1", " HAVING (window_start, max(version)) "+s.global+"NOT IN (SELECT window_start, version FROM window_settlements)", "")
+	return s.closes(ctx, "1", " HAVING (window_start, max(version)) "+s.global+"NOT IN (SELECT window_start, version FROM window_settlements"+
+		" GROUP BY window_start, version HAVING argMax(settled_at, place) != 0)", "")
 }
 
 // Windows returns closes by window start in [from, to), oldest first.

@@ -203,10 +203,23 @@ var syncedTables = []string{
 	"bill_record_transitions", "window_closes", "window_settlements", "remainders", "remainder_checkpoints",
 }
 
-// syncOnWrite makes servers that can do so write confirmed rows through to the disk. The embedded engine's own
-// configuration does the same. A server that can't (before 20.10) is a documented limit.
+// syncSettings are the same that the embedded engine's own configuration has: an insert is answered once its part is on
+// the disk, and a merged part is on the disk before its sources are deleted.
+var syncSettings = []string{"fsync_after_insert", "fsync_part_directory", "min_compressed_bytes_to_fsync_after_merge"}
+
+// syncOnWrite makes servers that can do so write confirmed rows through to the disk. A server that can't (before 20.10)
+// is a documented limit.
 func (s *Store) syncOnWrite(ctx context.Context) error {
-	if s.cfg.DialContext != nil || !s.known["merge_tree.fsync_after_insert"] {
+	if s.cfg.DialContext != nil {
+		return nil
+	}
+	var wanted []string
+	for _, name := range syncSettings {
+		if s.known["merge_tree."+name] {
+			wanted = append(wanted, name+" = 1")
+		}
+	}
+	if len(wanted) == 0 {
 		return nil
 	}
 	for _, table := range syncedTables {
@@ -218,10 +231,10 @@ func (s *Store) syncOnWrite(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read definition of %s: %w", table, err)
 		}
-		if strings.Contains(create, "fsync_after_insert = 1") {
+		if strings.Contains(create, strings.Join(wanted, ", ")) {
 			continue
 		}
-		if err := s.conn.Exec(ctx, "ALTER TABLE "+table+s.onCluster()+" MODIFY SETTING fsync_after_insert = 1, fsync_part_directory = 1"); err != nil {
+		if err := s.conn.Exec(ctx, "ALTER TABLE "+table+s.onCluster()+" MODIFY SETTING "+strings.Join(wanted, ", ")); err != nil {
 			return fmt.Errorf("sync writes of %s: %w", table, err)
 		}
 	}

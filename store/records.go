@@ -100,6 +100,16 @@ func (s *Store) AppendTransitions(ctx context.Context, ts []reporter.Transition)
 	if err != nil {
 		return fmt.Errorf("append transitions: %w", classify(err))
 	}
+	// A record that becomes pending again (released by a person, say) makes its window one with due records again.
+	reopened := map[meter.Window]bool{}
+	for _, t := range ts {
+		if t.State == reporter.StatePending && !reopened[t.Window] {
+			reopened[t.Window] = true
+			if err := s.reopenWindow(ctx, t.Window); err != nil {
+				return fmt.Errorf("append transitions: %w", err)
+			}
+		}
+	}
 	return nil
 }
 
@@ -147,16 +157,23 @@ func (s *Store) CountDue(ctx context.Context) (uint64, error) {
 	}
 	var total uint64
 	for _, c := range windows {
-		within := clauses{"window_start = " + sqlTime(c.Window.Start)}
-		where := append(clauses{"version = " + sqlUint(c.Version)}, within...)
-		where.add(s.inStates(dueStates(), within))
-		var n uint64
-		if err := s.conn.QueryRow(ctx, "SELECT count() FROM bill_records FINAL WHERE "+where.String()).Scan(&n); err != nil {
-			return 0, fmt.Errorf("count due records of %s: %w", c.Window, err)
+		n, err := s.countDue(ctx, c)
+		if err != nil {
+			return 0, err
 		}
 		total += n
 	}
 	return total, nil
+}
+
+func (s *Store) countDue(ctx context.Context, c reporter.WindowClose) (n uint64, err error) {
+	within := clauses{"window_start = " + sqlTime(c.Window.Start)}
+	where := append(clauses{"version = " + sqlUint(c.Version)}, within...)
+	where.add(s.inStates(dueStates(), within))
+	if err := s.conn.QueryRow(ctx, "SELECT count() FROM bill_records FINAL WHERE "+where.String()).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count due records of %s: %w", c.Window, err)
+	}
+	return n, nil
 }
 
 // Bounds of RecordFilter.Limit.

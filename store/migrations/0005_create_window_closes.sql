@@ -12,11 +12,13 @@ ORDER BY (window_start, version);
 
 {{distributed "window_closes" "0"}}
 
+-- The row with the highest place counts; 0 means that the window has due records again.
 CREATE TABLE IF NOT EXISTS {{table "window_settlements"}} (
     window_start DateTime('UTC'),
     version UInt64,
-    settled_at Int64
-) ENGINE = {{engine "ReplacingMergeTree" ""}}
+    settled_at Int64,
+    place UInt64
+) ENGINE = {{engine "ReplacingMergeTree" "place"}}
 ORDER BY (window_start, version);
 
 {{distributed "window_settlements" "0"}}

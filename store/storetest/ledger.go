@@ -116,6 +116,7 @@ func testClosing(t *testing.T, s *suite) {
 	}
 
 	live := newRecord(1, base)
+	live.Last.State = reporter.StateCarried
 	c := s.closeWindow(t, w, 2, usage, []reporter.BillRecord{live})
 	s.closeWindow(t, w, 2, usage, []reporter.BillRecord{live}) // once more changes nothing
 	live.Version = 2
@@ -193,6 +194,7 @@ func testTransitions(t *testing.T, s *suite) {
 		t.Errorf("due records = %d, want 2: one is held", len(due))
 	}
 	pending := slices.DeleteFunc(slices.Clone(records), func(r reporter.BillRecord) bool { return r.Last.State == reporter.StateHeld })
+	held := records[slices.IndexFunc(records, func(r reporter.BillRecord) bool { return r.Last.State == reporter.StateHeld })]
 	r := pending[0]
 	ts := []reporter.Transition{transition(r, 2, reporter.StateSending), transition(r, 3, reporter.StateUnknown), transition(r, 4, reporter.StateSending), transition(r, 5, reporter.StateAccepted)}
 	appendAll := func(ts ...reporter.Transition) {
@@ -233,12 +235,50 @@ func testTransitions(t *testing.T, s *suite) {
 		}
 		s.record("%s: %d", state, len(list))
 	}
+	testRelease(t, s, c, pending[1], held)
 	if err := s.store.AppendTransitions(t.Context(), []reporter.Transition{transition(r, 1, reporter.StatePending)}); err == nil {
 		t.Error("AppendTransitions of seq 1 succeeded, want an error")
 	}
 	if err := s.store.WriteRecords(t.Context(), []reporter.BillRecord{{}}); !errors.Is(err, meter.ErrRefused) {
 		t.Errorf("WriteRecords without a transition = %v, want ErrRefused", err)
 	}
+}
+
+// testRelease shows that a window with a released record is not settled, whenever it was settled.
+func testRelease(t *testing.T, s *suite, c reporter.WindowClose, due, held reporter.BillRecord) {
+	t.Helper()
+	unsettled := func(when string, want int) {
+		t.Helper()
+		windows, err := s.store.UnsettledWindows(t.Context())
+		if err != nil || len(windows) != want {
+			t.Errorf("UnsettledWindows %s = %v, %v, want %d", when, windows, err, want)
+		}
+	}
+	settle := func() {
+		t.Helper()
+		if err := s.store.SettleWindow(t.Context(), c); err != nil {
+			t.Fatalf("SettleWindow: %v", err)
+		}
+	}
+	move := func(r reporter.BillRecord, seq uint32, state reporter.State) {
+		t.Helper()
+		if err := s.store.AppendTransitions(t.Context(), []reporter.Transition{transition(r, seq, state)}); err != nil {
+			t.Fatalf("AppendTransitions: %v", err)
+		}
+	}
+	settle()
+	unsettled("with a record that is due", 1)
+	move(due, 2, reporter.StateExpired)
+	settle()
+	unsettled("once nothing is due", 0)
+	move(held, 2, reporter.StatePending)
+	unsettled("after a release", 1)
+	if list := s.due(t, c); len(list) != 1 || list[0].SN != held.SN {
+		t.Errorf("due records after a release = %+v, want the released one", list)
+	}
+	move(held, 3, reporter.StateWrittenOff)
+	settle()
+	unsettled("in the end", 0)
 }
 
 func testDuePages(t *testing.T, s *suite) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +27,8 @@ type Server struct {
 	binary []string
 	cmd    *exec.Cmd
 	exited chan error
+	// dismiss ends the guard.
+	dismiss func()
 }
 
 // serverBinary finds the server: $CLICKHOUSE_SERVER (a clickhouse-server, or a multi-purpose clickhouse), then
@@ -140,13 +143,34 @@ func (s *Server) start(ctx context.Context) error {
 	// Not bound to ctx: the server ends in Stop, by its own signal.
 	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), s.binary[0], args...) //nolint:gosec // the binary is the test environment's
 	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Dir = output, output, s.dir
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		return err
+	}
+	if err := s.guard(ctx); err != nil {
+		return errors.Join(err, s.cmd.Process.Kill())
 	}
 	s.exited = make(chan error, 1)
 	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(s.cmd, s.exited)
 	return s.awaitAnswer(ctx)
+}
+
+// guard starts a process that kills the server when this one is gone, however it ended: then its input ends. The
+// kernel's parent-death signal won't do, because it follows a thread, and Go ends threads.
+func (s *Server) guard(ctx context.Context) error {
+	guard := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", `read -r _; kill -KILL "$0" 2>/dev/null`, strconv.Itoa(s.cmd.Process.Pid)) //nolint:gosec // a number
+	input, err := guard.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := guard.Start(); err != nil {
+		return err
+	}
+	s.dismiss = func() {
+		_ = guard.Process.Kill()
+		_ = input.Close()
+		_ = guard.Wait()
+	}
+	return nil
 }
 
 // awaitAnswer polls until the server answers a query, at most a minute.
@@ -218,6 +242,7 @@ func (s *Server) end(tb testing.TB, signal os.Signal) {
 		<-s.exited
 	}
 	s.exited = nil
+	s.dismiss()
 }
 
 // Start starts a stopped or killed server again, on the same ports and data.
