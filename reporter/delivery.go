@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
+
+	"github.com/meterd/meterd/meter"
 )
 
 // pass is one delivery pass.
@@ -14,6 +17,7 @@ type pass struct {
 	isolation int       // calls left for finding bad records
 	sick      int       // sick answers in a row
 	notBefore time.Time // the next call must wait until then
+	skipped   bool      // records were passed over in search of another probe
 }
 
 // run makes the pass.
@@ -23,6 +27,28 @@ func (p *pass) run(ctx context.Context) error {
 		return err
 	}
 	p.count(counts)
+	if err := p.windows(ctx); err != nil {
+		return err
+	}
+	if p.skipped && p.sum.Calls == 0 && p.sum.Stopped == StopNone {
+		// Every record has been the probe once: begin again with the first.
+		clear(p.r.suspects.probes)
+		p.sum.DueLeft, p.sum.Unsettled, p.sum.OldestDue, p.sum.NewestDue = 0, 0, meter.Window{}, meter.Window{}
+		if err := p.windows(ctx); err != nil {
+			return err
+		}
+	}
+	p.countDue(ctx)
+	if p.sum.Calls > 0 || p.sum.Stopped != StopNone {
+		p.r.log.Info("delivery pass done", "windows", p.sum.Windows, "settled", p.sum.Settled, "calls", p.sum.Calls,
+			"accepted", p.sum.Accepted, "rejected", p.sum.Rejected, "expired", p.sum.Expired, "held", p.sum.Held,
+			"due_left", p.sum.DueLeft, "stopped", p.sum.Stopped)
+	}
+	return nil
+}
+
+// windows goes through the unsettled windows, oldest first.
+func (p *pass) windows(ctx context.Context) error {
 	windows, err := p.r.o.Books.UnsettledWindows(ctx)
 	if err != nil {
 		return fmt.Errorf("read unsettled windows: %w", err)
@@ -42,12 +68,6 @@ func (p *pass) run(ctx context.Context) error {
 			}
 			return fmt.Errorf("window %s: %w", c.Window, err)
 		}
-	}
-	p.countDue(ctx)
-	if p.sum.Calls > 0 || p.sum.Stopped != StopNone {
-		p.r.log.Info("delivery pass done", "windows", p.sum.Windows, "settled", p.sum.Settled, "calls", p.sum.Calls,
-			"accepted", p.sum.Accepted, "rejected", p.sum.Rejected, "expired", p.sum.Expired, "held", p.sum.Held,
-			"due_left", p.sum.DueLeft, "stopped", p.sum.Stopped)
 	}
 	return nil
 }
@@ -204,6 +224,8 @@ type segment struct {
 	// half links the two halves of a refused batch; left is set on the first one.
 	half *halves
 	left bool
+	// passed is set when the records were passed over in search of a probe.
+	passed bool
 }
 
 // halves tells the second half of a refused batch what became of the first.
@@ -221,6 +243,9 @@ func (p *pass) send(ctx context.Context, recs []BillRecord) error {
 		if seg.half != nil && !seg.left && seg.half.firstClean && len(seg.recs) > 1 {
 			// The whole was refused and the first half is clean: the bad record is in here, no need to ask.
 			stack = append(stack, seg.split()...)
+			continue
+		}
+		if stack = p.chooseProbe(&seg, stack); len(seg.recs) == 0 {
 			continue
 		}
 		stack = p.cut(&seg, stack)
@@ -245,6 +270,25 @@ func (p *pass) send(ctx context.Context, recs []BillRecord) error {
 		}
 	}
 	return nil
+}
+
+// chooseProbe takes records that have been a probe in vain from the beginning of a segment that a probe is to be taken
+// from. They get their turn behind all others, if a probe has come through by then; otherwise they stay due.
+func (p *pass) chooseProbe(seg *segment, stack []segment) []segment {
+	if !p.r.probing() {
+		return stack
+	}
+	rest := p.r.suspects.untried(seg.recs)
+	n := len(seg.recs) - len(rest)
+	if n == 0 {
+		return stack
+	}
+	p.skipped = true
+	if !seg.passed {
+		stack = slices.Insert(stack, 0, segment{recs: seg.recs[:n], depth: seg.depth, passed: true})
+	}
+	*seg = segment{recs: rest, depth: seg.depth}
+	return stack
 }
 
 // dueRuns returns the runs of due records, the first on top of the stack.
@@ -426,6 +470,12 @@ func outcome(rec *BillRecord, origin State, res *Result, batch int) change {
 // learn draws the consequences of an answer for the calls that follow.
 func (p *pass) learn(recs []BillRecord, res Result) {
 	now := p.r.o.Clock.Now()
+	switch {
+	case !res.Class.Sick() && res.Class != ClassMisconfigured:
+		clear(p.r.suspects.probes)
+	case len(recs) == 1:
+		p.r.suspects.probed(recs[0].SN)
+	}
 	if !res.Class.Sick() {
 		p.sick, p.notBefore = 0, time.Time{}
 		p.r.suspects.answered(recs)

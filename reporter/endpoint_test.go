@@ -2,6 +2,7 @@ package reporter_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,7 +50,7 @@ func TestBreakerOpensProbesAndCloses(t *testing.T) {
 	if last := b.once(r); last.Accepted != 60 {
 		t.Errorf("after the recovery: %+v, want 60 accepted", last)
 	}
-	if diff := cmp.Diff([]int{10, 10, 10, 1, 1, 10, 10, 10, 10, 10, 9}, b.market.Sizes()); diff != "" {
+	if diff := cmp.Diff([]int{10, 10, 10, 1, 1, 10, 10, 10, 10, 10, 8, 1}, b.market.Sizes()); diff != "" {
 		t.Errorf("batches differ (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{"open", "half-open", "open", "half-open", "closed"}, seen.states); diff != "" {
@@ -141,5 +142,46 @@ func TestOutageKeepsBatchesLarge(t *testing.T) {
 	b.once(r)
 	if diff := cmp.Diff([]int{10, 10, 10, 10}, b.market.Sizes()[before:]); diff != "" {
 		t.Errorf("batches after the outage differ (-want +got):\n%s", diff)
+	}
+}
+
+// A record on which the marketplace stumbles must not be the probe again and again: after an outage it would keep the breaker
+// open for ever, and with it everybody else's records back.
+func TestProbeIsAnotherRecordNextTime(t *testing.T) {
+	t.Parallel()
+	for name, class := range map[string]reporter.Class{"sick": reporter.ClassUnavailable, "refused": reporter.ClassMisconfigured} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := deliveryBench(t, 7)
+			records := b.books.All()
+			slices.SortFunc(records, func(x, y reporter.BillRecord) int { return strings.Compare(string(x.SN), string(y.SN)) })
+			poison, outage := records[0].SN, true
+			b.market.Script(func(_ int, batch []reporter.UsageRecord) reportertest.Answer {
+				if outage || slices.ContainsFunc(batch, func(r reporter.UsageRecord) bool { return r.SN == poison }) {
+					return reportertest.Refuse(class, "x")
+				}
+				return reportertest.Accept()
+			})
+			b.options.BreakerFailures, b.options.BreakerTimeout = 1, time.Minute
+			r := b.newReporter()
+			b.once(r)
+			outage = false
+			for range 40 {
+				b.clock.Advance(time.Minute)
+				b.once(r)
+			}
+			if states := b.states(); states[reporter.StatePending] != 1 || states[reporter.StateAccepted] != 6 {
+				t.Errorf("states = %v, want everything accepted but the one record", states)
+			}
+			// Alone, it is tried again and again.
+			calls := len(b.market.Calls())
+			for range 4 {
+				b.clock.Advance(time.Minute)
+				b.once(r)
+			}
+			if again := len(b.market.Calls()) - calls; again < 2 {
+				t.Errorf("calls in 4 passes with one record left = %d, want 2 at least", again)
+			}
+		})
 	}
 }

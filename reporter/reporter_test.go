@@ -293,7 +293,7 @@ func TestMisconfiguredStopsAlarmsAndResumes(t *testing.T) {
 	if m := r.Status().Misconfigured; m != nil {
 		t.Errorf("Misconfigured = %+v after an accepted probe, want none", m)
 	}
-	if diff := cmp.Diff([]int{10, 1, 1, 1, 10, 9}, b.market.Sizes()); diff != "" {
+	if diff := cmp.Diff([]int{10, 1, 1, 1, 10, 7, 2}, b.market.Sizes()); diff != "" {
 		t.Errorf("batches differ (-want +got):\n%s", diff)
 	}
 	b.wantStates(map[reporter.State]int{reporter.StateAccepted: 20})

@@ -6,6 +6,8 @@ package reporter
 type suspects struct {
 	healthy uint64 // healthy answers so far
 	seen    map[MeteringSN]suspicion
+	// probes are records that went out alone, as a probe, and got no useful answer since the last one that was.
+	probes map[MeteringSN]struct{}
 }
 
 type suspicion struct {
@@ -16,7 +18,32 @@ type suspicion struct {
 // maxSuspects bounds the memory. It is only reached when many batches fail while others go through.
 const maxSuspects = 100_000
 
-func newSuspects() suspects { return suspects{seen: map[MeteringSN]suspicion{}} }
+// maxProbes bounds how many records are passed over in search of another probe.
+const maxProbes = 1000
+
+func newSuspects() suspects {
+	return suspects{seen: map[MeteringSN]suspicion{}, probes: map[MeteringSN]struct{}{}}
+}
+
+// probed notes that a probe with this record got no useful answer: the next one carries another record, because this one
+// may be the reason.
+func (s *suspects) probed(sn MeteringSN) {
+	if len(s.probes) >= maxProbes {
+		clear(s.probes)
+	}
+	s.probes[sn] = struct{}{}
+}
+
+// untried cuts off the records at the beginning that have been a probe in vain.
+func (s *suspects) untried(recs []BillRecord) []BillRecord {
+	for len(recs) > 0 {
+		if _, tried := s.probes[recs[0].SN]; !tried {
+			break
+		}
+		recs = recs[1:]
+	}
+	return recs
+}
 
 // failed notes that the records' batch got no usable answer.
 func (s *suspects) failed(recs []BillRecord) {
