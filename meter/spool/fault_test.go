@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -263,6 +264,47 @@ func TestOpen_UnreadableForAMoment(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("records (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The time of the latest append outlives everything but its files, so that a
+// clock that goes back is noticed; records that were confirmed tell it as well.
+func TestOpen_Newest(t *testing.T) {
+	t.Parallel()
+	begun := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	for name, confirm := range map[string]bool{"confirmed": true, "unconfirmed": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fsys, o, now := memfs.New(), smallOptions(), begun
+			var mu sync.Mutex // The committer reads the clock, too.
+			o.Now = func() time.Time {
+				mu.Lock()
+				defer mu.Unlock()
+				return now
+			}
+			set := func(at time.Time) {
+				mu.Lock()
+				defer mu.Unlock()
+				now = at
+			}
+			s := mustOpen(t, fsys, o)
+			if got := s.Recovery().Newest; !got.IsZero() {
+				t.Errorf("new spool: Newest = %s, want none", got)
+			}
+			mustAppend(t, s, "first")
+			set(begun.Add(time.Minute))
+			mustAppend(t, s, "second")
+			set(begun.Add(-time.Hour))
+			end := mustAppend(t, s, "third")
+			if confirm {
+				mustConfirm(t, s, end)
+			}
+			mustClose(t, s)
+			want := begun.Add(time.Minute)
+			if got := mustOpen(t, fsys, o).Recovery().Newest; !got.Equal(want) {
+				t.Errorf("Newest = %s, want %s", got, want)
 			}
 		})
 	}

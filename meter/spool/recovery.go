@@ -17,6 +17,10 @@ type Recovery struct {
 	// take on disk. Only the headers of all but the last segment were read:
 	// a damaged body there is found by the reader.
 	Records, Events, Bytes int64
+	// Newest is the latest time of an append that the segment files tell of,
+	// confirmed records included; zero if there is none. A clock that shows
+	// less has gone back since.
+	Newest time.Time
 	// TornBytes were cut off the end: a group that was being written when the
 	// process or the machine stopped, and that nobody got an acknowledgement for.
 	TornBytes int64
@@ -60,6 +64,7 @@ type recovered struct {
 	gaps   []gap
 	floor  int64 // All before it was durable, by the evidence of later groups.
 	oldest int64 // appendedAt of the first record read, if records > 0.
+	newest int64 // The latest appendedAt read, or when the segment was begun.
 	counters
 	atEnd      counters // After the last record read.
 	atEndKnown bool
@@ -92,6 +97,7 @@ func (s *Spool) recover() error {
 		return err
 	}
 	s.noteMissing(segs, cp, state)
+	s.noteNewest(segs)
 	s.recovery.Damage = s.listDamage()
 	s.recovery.Took = s.opts.Now().Sub(begun)
 	s.logRecovery()
@@ -159,6 +165,7 @@ func (r *recovered) scan(sc *scanner) error {
 		if r.records == 0 {
 			r.oldest = fr.appendedAt
 		}
+		r.newest = max(r.newest, fr.appendedAt)
 		r.atEnd, r.atEndKnown = fr.after(), true
 		r.floor = max(r.floor, int64(fr.group))
 		r.records++

@@ -60,6 +60,7 @@ func (s *Spool) loadSegment(number uint64) (*recovered, error) {
 		r.headerOK = true
 		r.salt, r.saltKnown = r.header.salt, true
 		r.first, r.firstKnown = r.header.before, true
+		r.newest = r.header.createdAt
 		return r, nil
 	case !errors.Is(err, errBadHeader):
 		return nil, errors.Join(err, f.Close())

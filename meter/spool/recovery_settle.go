@@ -142,3 +142,34 @@ func (s *Spool) missing(where Position, lost counters, fault string) {
 		s.quarantine(&segment{number: where.Segment}, nil, gap{off: where.Offset, fault: fault, lost: lost, counted: true})
 	}
 }
+
+// noteNewest fills in Recovery.Newest. What examine has passed over, the
+// confirmed part of a segment, is walked for it: after a clean stop that is all
+// there is.
+func (s *Spool) noteNewest(segs []*recovered) {
+	for _, r := range segs {
+		if r.number == s.confirmed.Segment {
+			r.walkConfirmed(min(s.confirmed.Offset, r.end))
+		}
+		if at := time.Unix(0, r.newest).UTC(); r.newest > 0 && at.After(s.recovery.Newest) {
+			s.recovery.Newest = at
+		}
+	}
+}
+
+// walkConfirmed reads the headers before limit for the time of the latest.
+func (r *recovered) walkConfirmed(limit int64) {
+	sc := scanner{
+		src: r.file, segment: r.number, off: segmentHeaderSize, limit: limit, lossy: true,
+		salt: r.salt, saltKnown: r.saltKnown,
+	}
+	for {
+		fr, _, err := sc.read()
+		if err != nil {
+			return // The end: what can't be read counts as zeros.
+		}
+		if fr != nil {
+			r.newest = max(r.newest, fr.appendedAt)
+		}
+	}
+}
