@@ -257,7 +257,7 @@ func testStrangeText(t *testing.T, s *suite) {
 		if list, err := s.store.Transitions(t.Context(), sn); err != nil || len(list) != 0 {
 			t.Errorf("Transitions(%q) = %v, %v, want none", text, list, err)
 		}
-		if _, err := s.store.Records(t.Context(), reporter.RecordFilter{SN: sn, After: "1-" + text}); err != nil {
+		if _, err := s.store.Records(t.Context(), reporter.RecordFilter{SN: sn, After: "1-" + text}); err != nil && !errors.Is(err, store.ErrBadQuery) {
 			t.Errorf("Records(SN %q): %v", text, err)
 		}
 	}
