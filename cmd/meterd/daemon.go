@@ -150,9 +150,19 @@ func (d *daemon) openIntake(catalog *meter.Catalog) (err error) {
 	d.ingester, err = meter.NewIngester(meter.IngestOptions{
 		Catalog: catalog, Spool: d.spool, Ack: ack, Confirmer: d.loader, DeadLetters: d.dead,
 		MaxFuture: d.cfg.Ingest.MaxFuture.Std(), MaxAge: d.cfg.Ingest.MaxAge.Std(),
-		Now: d.clock.Now, Logger: d.log.With("component", "ingest"),
+		ReceivedAfter: receivedAfter(d.spool.Recovery().Newest), Now: d.clock.Now, Logger: d.log.With("component", "ingest"),
 	})
 	return err
+}
+
+// receivedAfter is later than every time of receipt that an earlier run gave out, so that they don't go back with the clock.
+// Where the clock went back in that run already, receipts were ahead of the appends by a nanosecond an event: a second is
+// enough for a billion.
+func receivedAfter(appended time.Time) time.Time {
+	if appended.IsZero() {
+		return time.Time{}
+	}
+	return appended.Add(time.Second)
 }
 
 // hourClosed reports whether an hour was closed already; the loader counts such events as late.
@@ -382,8 +392,8 @@ func serve(s *http.Server, l net.Listener, withTLS bool) func(context.Context) e
 	}
 }
 
-// stopIntake finishes requests and flushes the spool, each within the configured time. What can't be flushed stays in the
-// spool for the next start.
+// stopIntake finishes requests and flushes the spool, both together within the configured time. What can't be flushed stays
+// in the spool for the next start.
 func (d *daemon) stopIntake() error {
 	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.Server.ShutdownTimeout.Std())
 	defer cancel()
