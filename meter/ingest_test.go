@@ -412,6 +412,9 @@ func TestIngester_Accept_ackStore(t *testing.T) {
 	if v, err := in.Accept(t.Context(), b, "", meter.AllOrNothing); !errors.Is(err, meter.ErrUnavailable) || v.Stored {
 		t.Errorf("%+v, %v", v, err)
 	}
+	if got := in.Stats().Failed; got["unavailable"] != 1 || len(got) != 1 {
+		t.Errorf("failed %v, want one event for want of the store", got)
+	}
 }
 
 func TestIngester_Accept_nothing(t *testing.T) {

@@ -61,6 +61,7 @@ func (s *ingestStats) fail(err error, events int) {
 		cause = "closed"
 	case errors.Is(err, ErrBatchTooLarge):
 		cause = "too_large"
+	case errors.Is(err, ErrUnavailable): // also when it took longer than the request may
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		cause = "canceled"
 	}
