@@ -64,7 +64,7 @@ const keepCapacity = 1 << 20
 func (b *Batch) Release() {
 	b.clear()
 	b.verdict.release()
-	if cap(b.arena) > keepCapacity || cap(b.extensions) > keepCapacity || cap(b.Events) > keepCapacity/64 {
+	if cap(b.arena) > keepCapacity || b.scan.memory() > keepCapacity || b.inner.memory() > keepCapacity || cap(b.extensions) > keepCapacity || cap(b.Events) > keepCapacity/64 {
 		return
 	}
 	batchPool.Put(b)

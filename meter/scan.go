@@ -60,6 +60,9 @@ func (s *scanner) reset(buf []byte) {
 	s.resetDocument()
 }
 
+// memory is about how many bytes the scanner holds for reuse.
+func (s *scanner) memory() int { return cap(s.keys)*24 + cap(s.text) }
+
 func (s *scanner) resetDocument() {
 	s.keys = s.keys[:0]
 	s.text = s.text[:0]
