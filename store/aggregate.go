@@ -36,7 +36,7 @@ func (s *Store) aggregateWindow(ctx context.Context, w meter.Window, meters []me
 		return nil
 	}
 	sc := windowScope(w)
-	cov, e, err := s.examine(ctx, sc, meters)
+	cov, err := s.cover(ctx, sc, meters)
 	if err != nil {
 		return err
 	}
@@ -55,6 +55,12 @@ func (s *Store) aggregateWindow(ctx context.Context, w meter.Window, meters []me
 	}
 	if cov.events == 0 {
 		return nil
+	}
+	// Only now: what is known of conflicts must not be older than the count of events, or one that arrived in between
+	// would count beside the event that it conflicts with.
+	e, err := s.probe(ctx, sc)
+	if err != nil {
+		return err
 	}
 	a := newAggregation(meters, yield)
 	if err := s.each(ctx, a.query(e, cov), a.take); err != nil {

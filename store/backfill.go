@@ -82,7 +82,8 @@ func (s *Store) cover(ctx context.Context, sc scope, meters []meter.Meter) (cove
 	return cov, nil
 }
 
-// examine asks both questions that come before reading events, at the same time.
+// examine asks both questions that come before a query of events, at the same time. A conflict that arrives between their
+// answers may count in that query; closing, which must not count it, asks one after the other.
 func (s *Store) examine(ctx context.Context, sc scope, meters []meter.Meter) (coverage, exceptions, error) {
 	var cov coverage
 	var coverErr error

@@ -336,6 +336,47 @@ func testMeterDefinedLater(t *testing.T, s *suite) {
 	wantLines(t, "usage with a straggler", got, []string{
 		`"tenant-1" cost 1.875 (4)`, `"tenant-1" tokens 8 (4)`, `"tenant-1" users 3 (4)`, `"tenant-2" tokens 3 (1)`,
 	})
+	testConflictDuringBackfill(t, s, later)
 	// Subjects without such events are answered without the backfill's help.
 	wantLines(t, "query of another subject", s.query(t, meter.Query{Meter: later[1], From: w.Start, To: w.End, Subjects: []string{"nobody"}}), []string{})
+}
+
+// arriving computes values like its catalog, but first lets something happen.
+type arriving struct {
+	store.ValueReader
+	happen func()
+}
+
+func (a *arriving) Values(ev *meter.Event) ([]meter.EventValue, *meter.Problem) {
+	if a.happen != nil {
+		a.happen()
+		a.happen = nil
+	}
+	return a.ValueReader.Values(ev)
+}
+
+// testConflictDuringBackfill lets events that must not count arrive while values are computed: what was known about
+// conflicts and retries before is out of date then.
+func testConflictDuringBackfill(t *testing.T, s *suite, meters []meter.Meter) {
+	t.Helper()
+	w := meter.HourOf(base.Add(5 * time.Hour))
+	at := w.Start.Add(time.Minute)
+	s.insert(t, meters[:1],
+		event{id: "once", at: at, data: `{"tokens":1,"cost":1,"user":"u"}`}, event{id: "again", at: at, stamped: true, data: `{"tokens":10,"cost":10,"user":"u"}`})
+	config := s.config
+	config.Values = &arriving{newCatalog(t, meters), func() {
+		s.insert(t, meters, event{id: "once", at: at.Add(time.Second), data: `{"tokens":100,"cost":100,"user":"u"}`},
+			event{id: "again", at: at.Add(-time.Hour), stamped: true, data: `{"tokens":10,"cost":10,"user":"u"}`})
+	}}
+	var got []string
+	err := openStore(t, config).AggregateWindow(t.Context(), w, meters, func(u reporter.WindowUsage) error {
+		got = append(got, usageLine(u))
+		return nil
+	})
+	if err != nil && !errors.Is(err, store.ErrWindowChanged) {
+		t.Fatalf("AggregateWindow: %v", err)
+	}
+	if err == nil {
+		wantLines(t, "usage after a conflict during the backfill", got, []string{`"tenant-1" cost 1 (1)`, `"tenant-1" tokens 1 (1)`, `"tenant-1" users 1 (1)`})
+	}
 }
