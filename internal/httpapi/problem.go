@@ -62,7 +62,7 @@ var titles = map[string]string{
 	"timeout":                "The request took too long to arrive",
 	"too-large":              "The request is too large",
 	"unsupported-media-type": "The form of the request isn't known",
-	"spool-full":             "The spool is full; nothing was stored",
+	"spool-full":             "The spool is full; nothing is acknowledged",
 	"unavailable":            "The service can't do this now",
 	"internal":               "An error of the service",
 }
@@ -155,7 +155,7 @@ func toProblem(err error) *problem {
 	case errors.Is(err, meter.ErrClosed):
 		return &problem{
 			Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 1, Close: true,
-			Detail: "the service is shutting down; nothing was stored, send the same events again",
+			Detail: "the service is shutting down; nothing is acknowledged, send the same events again",
 		}
 	case errors.Is(err, meter.ErrUnavailable):
 		return &problem{
