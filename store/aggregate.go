@@ -186,7 +186,7 @@ var decimalLimit = decimal.New(1, 20)
 func (g *aggregates) of(a meter.Aggregation) (meter.Quantity, error) {
 	switch a {
 	case meter.Sum:
-		if bound := g.whole.Add(decimal.NewFromUint64(g.count)); bound.GreaterThanOrEqual(decimalLimit) {
+		if bound := g.whole.Abs().Add(decimal.NewFromUint64(g.count)); bound.GreaterThanOrEqual(decimalLimit) {
 			return meter.Quantity{}, fmt.Errorf("%w: the sum of %d values is about %s; use a larger unit", ErrOverflow, g.count, g.whole)
 		}
 		return meter.QuantityFromDecimal(g.sum), nil
