@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/meterd/meterd/internal/clock"
 	"github.com/meterd/meterd/internal/config"
 	"github.com/meterd/meterd/meter"
+	"github.com/meterd/meterd/meter/spool"
 	"github.com/meterd/meterd/reporter"
 )
 
@@ -122,5 +124,30 @@ func TestDaemon_stopsWithoutStore(t *testing.T) {
 	}
 	if err := again.close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestSpoolHealth(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	const gib = 1 << 30
+	for name, tt := range map[string]struct {
+		stats spool.Stats
+		want  string // "": healthy
+	}{
+		"empty":   {spool.Stats{CapacityBytes: gib}, ""},
+		"half":    {spool.Stats{CapacityBytes: gib, UnconfirmedBytes: gib / 2, OldestUnconfirmedAt: now}, ""},
+		"full":    {spool.Stats{CapacityBytes: gib, UnconfirmedBytes: gib - 100, OldestUnconfirmedAt: now}, "full"},
+		"queued":  {spool.Stats{CapacityBytes: gib, UnconfirmedBytes: gib / 2, QueuedBytes: gib / 2, OldestUnconfirmedAt: now}, "full"},
+		"behind":  {spool.Stats{CapacityBytes: gib, UnconfirmedBytes: 1, OldestUnconfirmedAt: now.Add(-6 * time.Minute)}, "6m0s"},
+		"failing": {spool.Stats{CapacityBytes: gib, Failing: true, LastError: syscall.EIO}, syscall.EIO.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := spoolHealth(tt.stats, now)
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
 	}
 }

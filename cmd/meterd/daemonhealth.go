@@ -16,6 +16,7 @@ import (
 const (
 	maxStoreLag   = 5 * time.Minute  // age of the oldest event that ClickHouse doesn't have
 	maxClosingLag = 30 * time.Minute // how long after its due time an hour may still be open
+	minSpoolRoom  = 8 << 20          // below it large requests are refused
 )
 
 // observe exports everything and registers the health checks.
@@ -45,7 +46,8 @@ func spoolHealth(s spool.Stats, now time.Time) error {
 	if s.Failing {
 		return fmt.Errorf("the disk refuses events: %w", s.LastError)
 	}
-	if s.UnconfirmedBytes >= s.CapacityBytes {
+	// The spool refuses what no longer fits, so it never gets full to the last byte.
+	if free := s.CapacityBytes - s.UnconfirmedBytes - s.QueuedBytes; free < min(s.CapacityBytes/8, minSpoolRoom) {
 		return fmt.Errorf("full with %d events that ClickHouse doesn't have yet", s.UnconfirmedEvents)
 	}
 	if s.OldestUnconfirmedAt.IsZero() {
