@@ -353,8 +353,8 @@ type csvRecords struct {
 }
 
 func (c *csvRecords) page(ctx context.Context, client *apiClient, query url.Values) (n int, next string, err error) {
-	err = client.do(ctx, http.MethodGet, recordsPath, query, "text/csv", nil, func(resp *http.Response) error {
-		text, err := io.ReadAll(io.LimitReader(resp.Body, maxJSONAnswer))
+	err = client.do(ctx, http.MethodGet, recordsPath, query, "text/csv", nil, func(header http.Header, body io.Reader) error {
+		text, err := io.ReadAll(io.LimitReader(body, maxJSONAnswer))
 		if err != nil {
 			return err
 		}
@@ -366,7 +366,7 @@ func (c *csvRecords) page(ctx context.Context, client *apiClient, query url.Valu
 			text = rows
 		}
 		c.began = true
-		next = nextCursor(resp.Header)
+		next = nextCursor(header)
 		n = countCSVRows(rows)
 		_, err = c.w.Write(text)
 		return err

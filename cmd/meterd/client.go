@@ -38,7 +38,7 @@ type apiClient struct {
 
 // getJSON reads an answer as JSON into a value.
 func (c *apiClient) getJSON(ctx context.Context, path string, query url.Values, into any) error {
-	return c.do(ctx, http.MethodGet, path, query, "application/json", nil, readJSONAnswer(into))
+	return c.do(ctx, http.MethodGet, path, query, "application/json", nil, readJSONAnswer(path, into))
 }
 
 // postJSON sends a value as JSON and reads the answer into another one.
@@ -47,12 +47,15 @@ func (c *apiClient) postJSON(ctx context.Context, path string, body, into any) e
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
-	return c.do(ctx, http.MethodPost, path, nil, "application/json", text, readJSONAnswer(into))
+	return c.do(ctx, http.MethodPost, path, nil, "application/json", text, readJSONAnswer(path, into))
 }
 
-func readJSONAnswer(into any) func(*http.Response) error {
-	return func(resp *http.Response) error {
-		text, err := io.ReadAll(io.LimitReader(resp.Body, maxJSONAnswer+1))
+// reading takes a successful answer.
+type reading func(header http.Header, body io.Reader) error
+
+func readJSONAnswer(path string, into any) reading {
+	return func(_ http.Header, body io.Reader) error {
+		text, err := io.ReadAll(io.LimitReader(body, maxJSONAnswer+1))
 		if err != nil {
 			return fmt.Errorf("read answer: %w", err)
 		}
@@ -60,7 +63,7 @@ func readJSONAnswer(into any) func(*http.Response) error {
 			return fmt.Errorf("the answer is larger than %d MiB; ask for less", maxJSONAnswer>>20)
 		}
 		if err := json.Unmarshal(text, into); err != nil {
-			return fmt.Errorf("the answer of %s can't be read, is that a meterd daemon? %w", resp.Request.URL.Redacted(), err)
+			return fmt.Errorf("the answer to %s can't be read, is that a meterd daemon? %w", path, err)
 		}
 		return nil
 	}
@@ -68,7 +71,7 @@ func readJSONAnswer(into any) func(*http.Response) error {
 
 // do makes one request and gives a successful answer to read. Any other answer is a [*problemError].
 func (c *apiClient) do(
-	ctx context.Context, method, path string, query url.Values, accept string, body []byte, read func(*http.Response) error,
+	ctx context.Context, method, path string, query url.Values, accept string, body []byte, read reading,
 ) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -90,11 +93,11 @@ func (c *apiClient) do(
 	if err != nil {
 		return c.explain(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		return newProblemError(resp)
 	}
-	if err := read(resp); err != nil {
+	if err := read(resp.Header, resp.Body); err != nil {
 		return c.explain(err)
 	}
 	return nil
@@ -127,8 +130,7 @@ func (c *apiClient) explain(err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		return fmt.Errorf("%s broke off its answer; its log has the reason: %w", at, err)
 	}
-	var request *url.Error
-	if errors.As(err, &request) {
+	if request, isRequest := errors.AsType[*url.Error](err); isRequest {
 		err = request.Err
 	}
 	return fmt.Errorf("%s: %w", at, err)

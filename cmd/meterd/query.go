@@ -149,8 +149,8 @@ func runQuery(cmd *cobra.Command, client *apiClient, path string, query url.Valu
 	out := cmd.OutOrStdout()
 	if f.output != "table" {
 		accept := map[string]string{outputJSON: "application/json", outputCSV: "text/csv"}[f.output]
-		return client.do(cmd.Context(), http.MethodGet, path, query, accept, nil, func(resp *http.Response) error {
-			_, err := io.Copy(out, resp.Body)
+		return client.do(cmd.Context(), http.MethodGet, path, query, accept, nil, func(_ http.Header, body io.Reader) error {
+			_, err := io.Copy(out, body)
 			return err
 		})
 	}

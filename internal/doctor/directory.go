@@ -99,8 +99,7 @@ func tryWrite(dir string) error {
 
 // cause is an error of the file system without operation and path, which the finding names itself.
 func cause(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, isPath := errors.AsType[*fs.PathError](err); isPath {
 		return path.Err
 	}
 	return err

@@ -25,3 +25,9 @@ func MeasureSync(ctx context.Context, now func() time.Time, dir string) []Findin
 func Guarded(ctx context.Context, timeout time.Duration, run func(context.Context) []Finding) []Finding {
 	return (&doctor{}).guarded(ctx, check{name: "test", timeout: timeout, run: run})
 }
+
+// SpoolUse returns the bytes of a spool that count.
+func SpoolUse(dir string) (int64, error) {
+	use, err := spoolUse(dir)
+	return use.unconfirmed, err
+}

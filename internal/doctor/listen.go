@@ -143,13 +143,12 @@ func get(ctx context.Context, client *http.Client, address string) (status int, 
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		var request *url.Error
-		if errors.As(err, &request) {
+		if request, isRequest := errors.AsType[*url.Error](err); isRequest {
 			err = request.Err // without the address, which the finding names
 		}
 		return 0, "", err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	return resp.StatusCode, string(text), err
 }

@@ -130,7 +130,6 @@ func explainVisit(err error, via string) (found, advice string) {
 	var authority x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var op *net.OpError
-	var request *url.Error
 	const firewall = "let this machine make outgoing TCP connections to it, or set HTTPS_PROXY"
 	switch {
 	case errors.As(err, &dns):
@@ -149,7 +148,7 @@ func explainVisit(err error, via string) (found, advice string) {
 	case strings.Contains(err.Error(), "tls:"), strings.Contains(err.Error(), "x509:"):
 		found = "TLS: "
 	}
-	if errors.As(err, &request) {
+	if request, isRequest := errors.AsType[*url.Error](err); isRequest {
 		err = request.Err
 	}
 	return found + err.Error() + via, firewall

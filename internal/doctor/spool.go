@@ -129,7 +129,7 @@ func lockHeld(path string) (held bool, holder string, err error) {
 	if err != nil {
 		return false, "", err
 	}
-	defer file.Close() //nolint:errcheck // only read; closing gives the lock back
+	defer file.Close()
 	err = unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return false, "", err

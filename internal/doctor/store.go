@@ -78,7 +78,7 @@ func (d *doctor) askEngine(ctx context.Context, library string) (version string,
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close() //nolint:errcheck // only read
+	defer conn.Close()
 	err = conn.QueryRow(ctx, "SELECT version()").Scan(&version)
 	return version, err
 }
@@ -137,7 +137,7 @@ func (d *doctor) checkServer(ctx context.Context, addr string, tlsConfig *tls.Co
 	if err != nil {
 		return []Finding{fail(name, addr+": "+err.Error(), "mend the section [store]")}
 	}
-	defer conn.Close() //nolint:errcheck // only read
+	defer conn.Close()
 	if err := conn.Ping(ctx); err != nil {
 		return []Finding{fail(name, fmt.Sprintf("%s: %v", addr, err), connectAdvice(err))}
 	}
@@ -261,7 +261,7 @@ func serverDisks(ctx context.Context, conn driver.Conn, addr string) []Finding {
 	if err != nil {
 		return []Finding{ok(name, addr+": doesn't tell the space of its disks, not checked")}
 	}
-	defer rows.Close() //nolint:errcheck // only read
+	defer rows.Close()
 	var findings []Finding
 	for rows.Next() {
 		var disk string
@@ -279,7 +279,7 @@ func serverDisks(ctx context.Context, conn driver.Conn, addr string) []Finding {
 
 func diskFinding(addr, disk string, free, total uint64) Finding {
 	const most = 1 << 62
-	found := fmt.Sprintf("%s: disk %s has %s free of %s", addr, disk, size(int64(min(free, most))), size(int64(min(total, most)))) //nolint:gosec // bounded
+	found := fmt.Sprintf("%s: disk %s has %s free of %s", addr, disk, size(int64(min(free, most))), size(int64(min(total, most))))
 	switch {
 	case free < uint64(minFree):
 		return fail("server", found, "make room: inserts soon fail, and the spool fills")
@@ -295,7 +295,7 @@ func texts(ctx context.Context, conn driver.Conn, query string) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() //nolint:errcheck // only read
+	defer rows.Close()
 	var values []string
 	for rows.Next() {
 		var value string
