@@ -66,7 +66,7 @@ func (t *Telemetry) ObserveLoader(progress func() meter.LoaderProgress) error {
 			value: func(p meter.LoaderProgress) float64 { return float64(p.Batches) },
 		},
 		{
-			name: "meterd.loader.retries", help: "Inserts that failed and are tried again.",
+			name: "meterd.loader.retries", help: "Failed attempts to read, insert or confirm; they are repeated until they succeed.",
 			value: func(p meter.LoaderProgress) float64 { return float64(p.Retries) },
 		},
 		{
@@ -106,6 +106,10 @@ func (t *Telemetry) ObserveDeadLetters(stats func() meter.DeadLetterStats) error
 		{
 			name: "meterd.dead_letters.written", help: "Refused events written to the dead-letter file.",
 			value: func(s meter.DeadLetterStats) float64 { return float64(s.Written) },
+		},
+		{
+			name: "meterd.dead_letters.repeated", help: "Refused events not written again because the dead-letter file has the same one.",
+			value: func(s meter.DeadLetterStats) float64 { return float64(s.Repeated) },
 		},
 		{
 			name: "meterd.dead_letters.dropped", help: "Refused events not kept because the dead-letter file was full.",

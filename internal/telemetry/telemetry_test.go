@@ -139,8 +139,10 @@ func TestTelemetry_TraceFromRequestToInsert(t *testing.T) {
 	}
 
 	var stored string
-	h := tel.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { stored = r.Header.Get("traceparent") }))
-	req := httptest.NewRequest(http.MethodPost, "/api/v1/events", nil)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /things/{id}", func(_ http.ResponseWriter, r *http.Request) { stored = r.Header.Get("traceparent") })
+	h := tel.Middleware(mux)
+	req := httptest.NewRequest(http.MethodPost, "/things/of-the-client", nil)
 	req.Header.Set("traceparent", sampledParent)
 	h.ServeHTTP(httptest.NewRecorder(), req)
 	if stored == sampledParent || !strings.HasPrefix(stored, sampledParent[:35]) {
@@ -164,8 +166,8 @@ func TestTelemetry_TraceFromRequestToInsert(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"POST /api/v1/events": "0af7651916cd43dd8448eb211c80319c",
-		"insert events":       "0af7651916cd43dd8448eb211c80319c",
+		"POST /things/{id}": "0af7651916cd43dd8448eb211c80319c", // not the path, which a client may vary without end
+		"insert events":     "0af7651916cd43dd8448eb211c80319c",
 	}
 	if diff := cmp.Diff(want, spans); diff != "" {
 		t.Errorf("exported spans (-want +got):\n%s", diff)

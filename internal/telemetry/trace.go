@@ -27,11 +27,14 @@ func (t *Telemetry) Middleware(next http.Handler) http.Handler {
 			return
 		}
 		ctx := propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-		ctx, span := tracer.Start(ctx, r.Method+" "+r.URL.Path, trace.WithSpanKind(trace.SpanKindServer))
+		ctx, span := tracer.Start(ctx, "request", trace.WithSpanKind(trace.SpanKindServer))
 		defer span.End()
 		r = r.WithContext(ctx)
 		propagator.Inject(ctx, propagation.HeaderCarrier(r.Header))
 		next.ServeHTTP(w, r)
+		if r.Pattern != "" { // the mux has set it; the path itself is the client's choice and without bound
+			span.SetName(r.Pattern)
+		}
 	})
 }
 
