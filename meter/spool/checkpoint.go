@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/meterd/meterd/meter/spool/internal/vfs"
 )
@@ -78,13 +79,41 @@ func readCheckpoint(fsys vfs.FS, dir string) (checkpoint, error) {
 	return parseCheckpoint(b)
 }
 
-// writeCheckpoint replaces the checkpoint atomically and durably.
+// writeCheckpoint replaces the checkpoint durably, and atomically as long as
+// the disk has room for a second file. On a full disk it overwrites the one
+// there is, which takes no room: without a checkpoint no segment could be
+// deleted, and the disk would stay full for ever. A crash in the middle of that
+// leaves a damaged checkpoint, and then everything on disk is delivered again.
 func writeCheckpoint(fsys vfs.FS, dir string, c checkpoint) error {
 	name := filepath.Join(dir, checkpointName)
-	return writeAtomic(fsys, name, func(f vfs.File) error {
-		_, err := f.WriteAt(c.encode(), 0)
+	text := c.encode()
+	err := writeAtomic(fsys, name, func(f vfs.File) error {
+		_, err := f.WriteAt(text, 0)
 		return err
 	})
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	if overwriteErr := overwrite(fsys, name, text); overwriteErr != nil {
+		return errors.Join(err, overwriteErr)
+	}
+	return nil
+}
+
+// overwrite replaces the content of a file that exists.
+func overwrite(fsys vfs.FS, name string, content []byte) error {
+	f, err := fsys.OpenFile(name, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(content, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(content)))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // writeAtomic writes a new file under a temporary name, syncs it, renames it

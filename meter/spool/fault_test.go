@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -350,7 +351,7 @@ func TestSpool_DiskFull(t *testing.T) {
 	if diff := cmp.Diff(acked, payloads(drain(t, s, spool.Position{}))); diff != "" {
 		t.Errorf("records on a full disk (-want +got):\n%s", diff)
 	}
-	// Confirming makes room by itself once there is any for the checkpoint.
+	// Confirming makes room by itself.
 	fsys.SetCapacity(11 << 10)
 	mustConfirm(t, s, s.Durable())
 	mustAppend(t, s, "room again")
@@ -358,6 +359,36 @@ func TestSpool_DiskFull(t *testing.T) {
 	s = mustOpen(t, fsys, smallOptions())
 	if got := payloads(drain(t, s, s.Confirmed())); len(got) != 1 || got[0] != "room again" {
 		t.Errorf("%d records after the disk was full, want one", len(got))
+	}
+}
+
+// On a disk without room for a second checkpoint the first is overwritten: else nothing could be deleted, ever.
+func TestSpool_ConfirmOnFullDisk(t *testing.T) {
+	t.Parallel()
+	fsys := memfs.New()
+	s := mustOpen(t, fsys, smallOptions())
+	fillForDamage(t, s)
+	full := func(names ...string) func(memfs.Op, string) error {
+		return func(op memfs.Op, name string) error {
+			if op == memfs.OpWrite && slices.Contains(names, name) {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	}
+	fsys.Inject(full("checkpoint.tmp", "checkpoint"))
+	if err := s.Confirm(s.Durable()); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Confirm without any room: %v, want ENOSPC", err)
+	}
+	fsys.Inject(full("checkpoint.tmp"))
+	mustConfirm(t, s, s.Durable())
+	fsys = fsys.Kill()
+	s = mustOpen(t, fsys, smallOptions())
+	if got := s.Recovery().Checkpoint; got != spool.CheckpointGood {
+		t.Errorf("the overwritten checkpoint is %s, want good", got)
+	}
+	if got := payloads(drain(t, s, s.Confirmed())); len(got) != 0 {
+		t.Errorf("%d records after everything was confirmed, want none", len(got))
 	}
 }
 

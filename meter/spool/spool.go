@@ -117,6 +117,10 @@ func (s *Spool) open() error {
 	if err == nil {
 		err = s.recover()
 	}
+	if err == nil && s.recovery.Checkpoint == CheckpointMissing {
+		// Later the disk may be too full for a first one, and then nothing could be confirmed.
+		_ = writeCheckpoint(s.fs, s.opts.Dir, s.checkpoint()) // if it's full already, Confirm tries again
+	}
 	if err != nil {
 		return errors.Join(err, lock.Close())
 	}
