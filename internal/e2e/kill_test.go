@@ -23,6 +23,9 @@ func loadHours(t *testing.T) []time.Time {
 	return []time.Time{running.Add(-time.Hour), running}
 }
 
+// runningHour is the hour that nobody closes yet.
+func runningHour() time.Time { return time.Now().UTC().Truncate(time.Hour) }
+
 // closedHours are hours before the running one, for tests that send everything before they close anything.
 func closedHours(n int) []time.Time {
 	hours := make([]time.Time, n)
