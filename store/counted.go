@@ -52,6 +52,7 @@ func windowScope(w meter.Window) scope {
 type exceptions struct {
 	scope    scope
 	lookback time.Duration
+	global   string // as in Store
 	// Conflicts is the number of keys with several contents, Repeats that of stamped keys seen in several hours (each
 	// possibly a little too high, by collisions of a hash).
 	conflicts, repeats uint64
@@ -62,7 +63,7 @@ const probeRows = 16_000_000
 
 // probe looks for exceptions in a scope.
 func (s *Store) probe(ctx context.Context, sc scope) (exceptions, error) {
-	e := exceptions{scope: sc, lookback: s.cfg.StampedLookback}
+	e := exceptions{scope: sc, lookback: s.cfg.StampedLookback, global: s.global}
 	parts, err := s.split(ctx, sc)
 	if err != nil {
 		return e, err
@@ -79,7 +80,7 @@ func (s *Store) probe(ctx context.Context, sc scope) (exceptions, error) {
 			continue
 		}
 		var repeats uint64
-		repeated := exceptions{scope: part, lookback: e.lookback}
+		repeated := exceptions{scope: part, lookback: e.lookback, global: e.global}
 		if err := s.conn.QueryRow(ctx, "SELECT count() FROM ("+repeated.repeatedHashes()+")").Scan(&repeats); err != nil {
 			return e, fmt.Errorf("look for stamped retries: %w", err)
 		}
@@ -124,7 +125,7 @@ func (e exceptions) stampedScope() clauses {
 // repeatedHashes selects hashes of stamped keys of the scope that occur in several hours of scope and lookback.
 func (e exceptions) repeatedHashes() string {
 	return "SELECT cityHash64(subject, event_key) AS h FROM usage_events WHERE " + e.stampedScope().String() +
-		" AND cityHash64(subject, event_key) IN (SELECT cityHash64(subject, event_key) FROM usage_events WHERE " +
+		" AND cityHash64(subject, event_key) " + e.global + "IN (SELECT cityHash64(subject, event_key) FROM usage_events WHERE " +
 		e.scope.where().String() + " AND stamped = 1) GROUP BY h HAVING min(hour) != max(hour)"
 }
 
@@ -133,7 +134,7 @@ func (e exceptions) losers() string {
 	where := e.scope.where().String()
 	return "SELECT hour, subject, event_key, loser FROM (SELECT hour, subject, event_key," +
 		" argMin(content, (bitNot(version), content)) AS winner, groupUniqArray(content) AS contents FROM usage_events WHERE " + where +
-		" AND cityHash64(hour, subject, event_key) IN (SELECT cityHash64(hour, subject, event_key) AS h FROM usage_events WHERE " + where +
+		" AND cityHash64(hour, subject, event_key) " + e.global + "IN (SELECT cityHash64(hour, subject, event_key) AS h FROM usage_events WHERE " + where +
 		" GROUP BY h HAVING min(content) != max(content)) GROUP BY hour, subject, event_key) ARRAY JOIN contents AS loser WHERE loser != winner"
 }
 
@@ -142,18 +143,18 @@ func (e exceptions) retries() string {
 	return fmt.Sprintf("SELECT retry_hour, subject, event_key FROM (SELECT subject, event_key, hours,"+
 		" arrayMap((x, i) -> i > 1 AND toUInt32(x) - toUInt32(hours[i - 1]) <= %d, hours, arrayEnumerate(hours)) AS marks"+
 		" FROM (SELECT subject, event_key, arraySort(groupUniqArray(hour)) AS hours FROM usage_events WHERE %s"+
-		" AND cityHash64(subject, event_key) IN (%s) GROUP BY subject, event_key)) ARRAY JOIN hours AS retry_hour, marks AS mark WHERE mark = 1",
-		int64(e.lookback/time.Second), e.stampedScope(), e.repeatedHashes())
+		" AND cityHash64(subject, event_key) %sIN (%s) GROUP BY subject, event_key)) ARRAY JOIN hours AS retry_hour, marks AS mark WHERE mark = 1",
+		int64(e.lookback/time.Second), e.stampedScope(), e.global, e.repeatedHashes())
 }
 
 // conditions are what a reader of usage_events FINAL (or of backfilled_values) within the scope must add.
 func (e exceptions) conditions() clauses {
 	var c clauses
 	if e.conflicts > 0 {
-		c.add("(hour, subject, event_key, content) NOT IN (" + e.losers() + ")")
+		c.add("(hour, subject, event_key, content) " + e.global + "NOT IN (" + e.losers() + ")")
 	}
 	if e.repeats > 0 {
-		c.add("NOT (stamped = 1 AND (hour, subject, event_key) IN (" + e.retries() + "))")
+		c.add("NOT (stamped = 1 AND (hour, subject, event_key) " + e.global + "IN (" + e.retries() + "))")
 	}
 	return c
 }
@@ -209,10 +210,10 @@ func (s *Store) Conflicts(ctx context.Context, from, to time.Time, limit int) ([
 	var kinds []string
 	columns := "hour, subject, source, id, '%s' AS kind, toInt64(bitNot(version)) AS at, data FROM usage_events FINAL WHERE "
 	if e.conflicts > 0 {
-		kinds = append(kinds, "SELECT "+fmt.Sprintf(columns, "content")+e.scope.where().String()+" AND (hour, subject, event_key, content) IN ("+e.losers()+")")
+		kinds = append(kinds, "SELECT "+fmt.Sprintf(columns, "content")+e.scope.where().String()+" AND (hour, subject, event_key, content) "+e.global+"IN ("+e.losers()+")")
 	}
 	if e.repeats > 0 {
-		kinds = append(kinds, "SELECT "+fmt.Sprintf(columns, "retry")+e.scope.where().String()+" AND stamped = 1 AND (hour, subject, event_key) IN ("+e.retries()+")")
+		kinds = append(kinds, "SELECT "+fmt.Sprintf(columns, "retry")+e.scope.where().String()+" AND stamped = 1 AND (hour, subject, event_key) "+e.global+"IN ("+e.retries()+")")
 	}
 	if len(kinds) == 0 {
 		return nil, nil
@@ -262,7 +263,7 @@ func (s *Store) CountEvents(ctx context.Context, from, to time.Time) (EventCount
 	ask(&n.Distinct, "SELECT count() FROM usage_events FINAL WHERE "+where)
 	n.Counted = n.Distinct
 	if e.conflicts > 0 {
-		ask(&n.Conflicts, "SELECT count() FROM usage_events FINAL WHERE "+where+" AND (hour, subject, event_key, content) IN ("+e.losers()+")")
+		ask(&n.Conflicts, "SELECT count() FROM usage_events FINAL WHERE "+where+" AND (hour, subject, event_key, content) "+e.global+"IN ("+e.losers()+")")
 	}
 	if e.conflicts+e.repeats > 0 {
 		ask(&n.Counted, "SELECT count() FROM usage_events FINAL WHERE "+e.where().String())
@@ -286,8 +287,8 @@ type RepeatedID struct {
 func (s *Store) RepeatedIDs(ctx context.Context, from, to time.Time, limit int) ([]RepeatedID, error) {
 	where := windowScope(meter.Window{Start: from, End: to}).where().String() + " AND stamped = 0"
 	query := fmt.Sprintf("SELECT subject, any(source), any(id), uniqExact(hour) AS hours, min(hour), max(hour) FROM usage_events WHERE %s"+
-		" AND cityHash64(subject, event_key) IN (SELECT cityHash64(subject, event_key) AS h FROM usage_events WHERE %s GROUP BY h HAVING min(hour) != max(hour))"+
-		" GROUP BY subject, event_key HAVING hours > 1 ORDER BY subject, event_key LIMIT %d", where, where, limit)
+		" AND cityHash64(subject, event_key) %sIN (SELECT cityHash64(subject, event_key) AS h FROM usage_events WHERE %s GROUP BY h HAVING min(hour) != max(hour))"+
+		" GROUP BY subject, event_key HAVING hours > 1 ORDER BY subject, event_key LIMIT %d", where, s.global, where, limit)
 	var found []RepeatedID
 	err := s.each(ctx, query, func(rows driver.Rows) error {
 		var r RepeatedID
