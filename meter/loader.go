@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/meterd/meterd/meter/spool"
@@ -75,7 +76,8 @@ type Loader struct {
 	stopped  chan struct{} // closed when Run has ended
 	progress LoaderProgress
 
-	confirmMu sync.Mutex // one confirmation at a time, so that they stay in order
+	inserts   atomic.Uint64 // that succeeded
+	confirmMu sync.Mutex    // one confirmation at a time, so that they stay in order
 }
 
 // LoaderProgress is how far the loader is. The counts begin at start.

@@ -456,6 +456,25 @@ func TestLoader_refusesEverything(t *testing.T) {
 	}
 }
 
+// TestLoader_refusesWholeBatch has a batch of nothing but bad events: it must not hold up for ever what comes behind it,
+// once that proves that the store works.
+func TestLoader_refusesWholeBatch(t *testing.T) {
+	t.Parallel()
+	l := newLoading(t, func(o *meter.LoaderOptions) { o.BatchDelay = time.Millisecond })
+	l.store.hook = refuseIDs("bad1", "bad2")
+	l.run(t)
+	l.send(t, "bad1", "bad2")
+	eventually(t, "a failed attempt", func() bool { return l.loader.Progress().Retries > 2 })
+	if s := l.dead.Stats(); s.Letters != 0 {
+		t.Errorf("%d dead letters before the store is known to work", s.Letters)
+	}
+	l.send(t, "good")
+	l.flush(t)
+	if p := l.loader.Progress(); p.Refused != 2 || p.Events != 1 || l.dead.Stats().Letters != 2 {
+		t.Errorf("%+v, %d dead letters", p, l.dead.Stats().Letters)
+	}
+}
+
 func TestLoader_refusedWithoutDeadLetters(t *testing.T) {
 	t.Parallel()
 	l := newLoading(t, func(o *meter.LoaderOptions) { o.DeadLetters = nil })

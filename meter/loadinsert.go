@@ -34,7 +34,13 @@ func (l *Loader) insertBatch(ctx context.Context, b *loadBatch, w *rowBuilder) (
 	err = l.opts.Store.InsertEvents(ctx, &w.rows)
 	insert(err)
 	if errors.Is(err, ErrRefused) && ctx.Err() == nil {
-		return l.isolate(ctx, w, err)
+		if !b.refused {
+			b.refused, b.refusedAt = true, l.inserts.Load()
+		}
+		return l.isolate(ctx, w, err, l.inserts.Load() > b.refusedAt)
+	}
+	if err == nil {
+		l.inserts.Add(1)
 	}
 	return err
 }
@@ -88,6 +94,7 @@ const systemicRefusals = 16
 // isolation is the search for the rows that a store refuses.
 type isolation struct {
 	store   EventStore
+	proven  bool // the store has taken other batches since it refused this one first
 	good    int
 	refused []refusedRow
 }
@@ -101,16 +108,16 @@ type refusedRow struct {
 var errSystemic = errors.New("the store refuses every event")
 
 // isolate stores the rows of a refused batch in ever smaller parts until it knows the bad ones, which go to the dead
-// letters. It does so only after the rest is stored, and not at all if everything is refused: then the store is at
-// fault, and waiting is right.
-func (l *Loader) isolate(ctx context.Context, w *rowBuilder, cause error) error {
+// letters. It does so only after the rest is stored, and not at all if everything is refused and the store isn't proven to
+// work: then it may be at fault, and waiting is right.
+func (l *Loader) isolate(ctx context.Context, w *rowBuilder, cause error, proven bool) error {
 	rows := &w.rows
-	s := isolation{store: l.opts.Store}
+	s := isolation{store: l.opts.Store, proven: proven}
 	l.opts.Logger.Warn("store refuses a batch, isolating the bad events", "events", rows.Len(), "err", cause)
 	if err := s.halves(ctx, rows, 0, cause); err != nil {
 		return err
 	}
-	if s.good == 0 && len(s.refused) > 1 {
+	if s.good == 0 && len(s.refused) > 1 && !proven {
 		return fmt.Errorf("%w: %w", errSystemic, cause)
 	}
 	if l.opts.DeadLetters == nil {
@@ -150,7 +157,7 @@ func (s *isolation) halves(ctx context.Context, rows *EventRows, base int, cause
 	n := rows.Len()
 	if n == 1 {
 		s.refused = append(s.refused, refusedRow{base, cause})
-		if s.good == 0 && len(s.refused) >= systemicRefusals {
+		if s.good == 0 && len(s.refused) >= systemicRefusals && !s.proven {
 			return fmt.Errorf("%w: %w", errSystemic, cause)
 		}
 		return nil

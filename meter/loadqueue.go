@@ -20,6 +20,8 @@ type loadBatch struct {
 	ripe       bool        // it waited BatchDelay
 	ripen      *time.Timer // makes it ripe
 	done       bool        // it is stored
+	refused    bool        // the store refused it, when so many inserts had succeeded:
+	refusedAt  uint64
 	outcome    loadOutcome
 }
 
@@ -37,6 +39,7 @@ func (b *loadBatch) reset() {
 	b.start, b.end, b.oldest = Position{}, Position{}, time.Time{}
 	b.buf, b.ends, b.events = b.buf[:0], b.ends[:0], 0
 	b.ripe, b.ripen, b.done = false, nil, false
+	b.refused, b.refusedAt = false, 0
 }
 
 // readAll feeds the open batch until ctx ends or the spool is closed; then it returns ErrClosed.
