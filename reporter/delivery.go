@@ -207,11 +207,15 @@ func (p *pass) triage(ctx context.Context, recs []BillRecord) error {
 	return nil
 }
 
+// earlierAttempt warns the person who decides about a record that was sent before without an answer: reporting it under a new
+// number could bill it twice.
+const earlierAttempt = "; an earlier attempt may have arrived, look it up in the marketplace's own books"
+
 // expiryMessage explains why a record was given up.
 func expiryMessage(rec BillRecord, maxAge time.Duration) string {
 	text := fmt.Sprintf("the marketplace takes nothing that began more than %s ago", maxAge)
 	if rec.Last.State == StateUnknown {
-		text += "; an earlier attempt may have arrived, look it up in the marketplace's own books"
+		text += earlierAttempt
 	}
 	return text
 }
@@ -463,6 +467,9 @@ func outcome(rec *BillRecord, origin State, res *Result, batch int) change {
 			ch.state = StateExpired
 		}
 	case ClassUnavailable, ClassMisconfigured:
+	}
+	if origin == StateUnknown && (ch.state == StateRejected || ch.state == StateExpired) {
+		ch.message += earlierAttempt
 	}
 	return ch
 }

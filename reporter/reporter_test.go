@@ -529,3 +529,24 @@ func TestNewReporterReportsFaults(t *testing.T) {
 		}
 	}
 }
+
+// Who decides about a refused record must know that it may have been billed already.
+func TestRefusalAfterALostAnswerSaysSo(t *testing.T) {
+	t.Parallel()
+	for class, state := range map[reporter.Class]reporter.State{
+		reporter.ClassRecordBad: reporter.StateRejected, reporter.ClassRecordExpired: reporter.StateExpired,
+	} {
+		t.Run(class.String(), func(t *testing.T) {
+			t.Parallel()
+			b := deliveryBench(t, 1)
+			b.script(reportertest.LoseAnswer(), reportertest.Refuse(class, "x"))
+			r := b.newReporter()
+			b.once(r)
+			b.once(r)
+			last := b.books.All()[0].Last
+			if last.State != state || !strings.Contains(last.Message, "an earlier attempt may have arrived") {
+				t.Errorf("last transition = %s %q, want %s with a word about the earlier attempt", last.State, last.Message, state)
+			}
+		})
+	}
+}
