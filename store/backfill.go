@@ -285,36 +285,23 @@ type backfill struct {
 	written uint64 // by this run
 }
 
-// Bounds of one run's memory: raw events read by one query, values written by one insert.
-const (
-	backfillSlice = 100_000
-	backfillChunk = 50_000
-)
+// backfillChunk is how many values one insert writes.
+const backfillChunk = 50_000
 
 func (b *backfill) run(ctx context.Context) error {
 	b.id = uint64(b.store.cfg.Now().UnixNano())&^0xffff | uint64(rand.Uint32()&0xffff) //nolint:gosec // a name, not a secret
 	where := "hour = " + sqlTime(b.hour) + " AND (" + strings.Join(b.conditions, " OR ") + ")"
-	var n uint64
-	if err := b.store.conn.QueryRow(ctx, "SELECT count() FROM usage_events FINAL WHERE "+where).Scan(&n); err != nil {
-		return fmt.Errorf("count raw events: %w", err)
-	}
-	slicesTotal := n/backfillSlice + 1
-	for i := range slicesTotal {
-		slice := where
-		if slicesTotal > 1 {
-			slice = fmt.Sprintf("%s AND cityHash64(subject, event_key) %% %d = %d", where, slicesTotal, i)
-		}
-		query := "SELECT subject, event_key, content, version, time, stamped, source, id, type, data, extensions, meters," +
-			" cityHash64(subject, event_key, content) FROM usage_events FINAL WHERE " + slice
-		if err := b.store.each(ctx, query, func(rows driver.Rows) error { return b.take(ctx, rows) }); err != nil {
-			return fmt.Errorf("read raw events: %w", err)
-		}
+	// The answer is streamed on every engine, so an hour of any size takes the memory of a few blocks.
+	query := "SELECT subject, event_key, content, version, time, stamped, source, id, type, data, extensions, meters," +
+		" cityHash64(subject, event_key, content) FROM usage_events FINAL WHERE " + where
+	if err := b.store.each(ctx, query, func(rows driver.Rows) error { return b.take(ctx, rows) }); err != nil {
+		return fmt.Errorf("read raw events: %w", err)
 	}
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
 	var stored uint64
-	query := "SELECT count() FROM backfilled_values WHERE meter IN (" + sqlUints(b.fingerprints) + ") AND hour = " + sqlTime(b.hour) + " AND run = " + sqlUint(b.id)
+	query = "SELECT count() FROM backfilled_values WHERE meter IN (" + sqlUints(b.fingerprints) + ") AND hour = " + sqlTime(b.hour) + " AND run = " + sqlUint(b.id)
 	if err := b.store.conn.QueryRow(ctx, query).Scan(&stored); err != nil {
 		return fmt.Errorf("count values written: %w", err)
 	}
