@@ -91,7 +91,7 @@ func writeCheckpoint(fsys vfs.FS, dir string, c checkpoint) error {
 		_, err := f.WriteAt(text, 0)
 		return err
 	})
-	if !errors.Is(err, syscall.ENOSPC) {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return err
 	}
 	if overwriteErr := overwrite(fsys, name, text); overwriteErr != nil {

@@ -365,20 +365,30 @@ func TestSpool_DiskFull(t *testing.T) {
 // On a disk without room for a second checkpoint the first is overwritten: else nothing could be deleted, ever.
 func TestSpool_ConfirmOnFullDisk(t *testing.T) {
 	t.Parallel()
+	for name, errno := range map[string]syscall.Errno{"disk": syscall.ENOSPC, "quota": syscall.EDQUOT} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			confirmWithoutRoom(t, errno)
+		})
+	}
+}
+
+func confirmWithoutRoom(t *testing.T, errno syscall.Errno) {
+	t.Helper()
 	fsys := memfs.New()
 	s := mustOpen(t, fsys, smallOptions())
 	fillForDamage(t, s)
 	full := func(names ...string) func(memfs.Op, string) error {
 		return func(op memfs.Op, name string) error {
 			if op == memfs.OpWrite && slices.Contains(names, name) {
-				return syscall.ENOSPC
+				return errno
 			}
 			return nil
 		}
 	}
 	fsys.Inject(full("checkpoint.tmp", "checkpoint"))
-	if err := s.Confirm(s.Durable()); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("Confirm without any room: %v, want ENOSPC", err)
+	if err := s.Confirm(s.Durable()); !errors.Is(err, errno) {
+		t.Errorf("Confirm without any room: %v, want %v", err, errno)
 	}
 	fsys.Inject(full("checkpoint.tmp"))
 	mustConfirm(t, s, s.Durable())
