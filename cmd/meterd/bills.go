@@ -232,6 +232,9 @@ func listBills(cmd *cobra.Command, client *apiClient, query url.Values, f billsL
 			}
 			return nil
 		}
+		if next == query.Get("cursor") {
+			return errors.New("the daemon's pages don't go on: the next cursor is the same again")
+		}
 		query.Set("cursor", next)
 	}
 }
@@ -354,9 +357,12 @@ type csvRecords struct {
 
 func (c *csvRecords) page(ctx context.Context, client *apiClient, query url.Values) (n int, next string, err error) {
 	err = client.do(ctx, http.MethodGet, recordsPath, query, "text/csv", nil, func(header http.Header, body io.Reader) error {
-		text, err := io.ReadAll(io.LimitReader(body, maxJSONAnswer))
+		text, err := io.ReadAll(io.LimitReader(body, maxAnswerBytes+1))
 		if err != nil {
 			return err
+		}
+		if len(text) > maxAnswerBytes {
+			return fmt.Errorf("the answer is larger than %d MiB; use a smaller --limit", maxAnswerBytes>>20)
 		}
 		heading, rows, ok := bytes.Cut(text, []byte("\n"))
 		if !ok || !bytes.HasPrefix(heading, []byte("sn,")) {

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// maxJSONAnswer bounds an answer that is read as a whole: the largest page of records and then some.
-	maxJSONAnswer = 64 << 20
+	// maxAnswerBytes bounds an answer that is read as a whole: the largest page of records and then some.
+	maxAnswerBytes = 64 << 20
 	// maxProblem bounds an error that is read, maxProblemItems how many of its items are shown.
 	maxProblem      = 1 << 20
 	maxProblemItems = 10
@@ -55,12 +55,12 @@ type reading func(header http.Header, body io.Reader) error
 
 func readJSONAnswer(path string, into any) reading {
 	return func(_ http.Header, body io.Reader) error {
-		text, err := io.ReadAll(io.LimitReader(body, maxJSONAnswer+1))
+		text, err := io.ReadAll(io.LimitReader(body, maxAnswerBytes+1))
 		if err != nil {
 			return fmt.Errorf("read answer: %w", err)
 		}
-		if len(text) > maxJSONAnswer {
-			return fmt.Errorf("the answer is larger than %d MiB; ask for less", maxJSONAnswer>>20)
+		if len(text) > maxAnswerBytes {
+			return fmt.Errorf("the answer is larger than %d MiB; ask for less", maxAnswerBytes>>20)
 		}
 		if err := json.Unmarshal(text, into); err != nil {
 			return fmt.Errorf("the answer to %s can't be read, is that a meterd daemon? %w", path, err)
@@ -121,6 +121,8 @@ func (c *apiClient) explain(err error) error {
 		return fmt.Errorf("%s: its certificate is of an authority unknown here; --ca-file names a trusted one: %w", at, unknown)
 	case errors.As(err, &verify):
 		return fmt.Errorf("%s: its certificate is not accepted: %w", at, verify.Err)
+	case strings.Contains(err.Error(), "tls: certificate required"), strings.Contains(err.Error(), "tls: bad certificate"):
+		return fmt.Errorf("%s wants a client certificate that it trusts; give it by --cert-file and --cert-key-file", at)
 	case errors.As(err, &tlsRecord), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s doesn't speak https; use http:// in --server", at)
 	case strings.Contains(err.Error(), "malformed HTTP response"):

@@ -306,3 +306,12 @@ func FuzzNextCursor(f *testing.F) {
 		}
 	})
 }
+
+func TestBillsPagesThatDoNotGoOn(t *testing.T) {
+	t.Parallel()
+	s := fakeDaemon(t, http.StatusOK, "application/json", `{"records":[{"sn":"a"}],"next_cursor":"same"}`)
+	code, _, stderr := runMeterd(t, "", "bills", "list", "--server", s.URL, "--limit", "0", "-o", "json")
+	if code != exitFailure || !strings.Contains(stderr, "the next cursor is the same again") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+}

@@ -43,6 +43,7 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage.`
 // clientFlags are the flags of every command that asks a daemon.
 type clientFlags struct {
 	server, keyFile, caFile string
+	certFile, certKeyFile   string
 	timeout                 time.Duration
 	output                  string
 	outputs                 []string
@@ -60,6 +61,8 @@ func (f *clientFlags) register(cmd *cobra.Command, timeout time.Duration, output
 	fl.StringVar(&f.server, "server", server, "address of the daemon (or "+envServer+")")
 	fl.StringVar(&f.keyFile, "key-file", "", "file with the API key (or the key itself in "+envClientKey+")")
 	fl.StringVar(&f.caFile, "ca-file", "", "PEM file of authorities trusted beside the system's")
+	fl.StringVar(&f.certFile, "cert-file", "", "client certificate (PEM), for a daemon that wants one")
+	fl.StringVar(&f.certKeyFile, "cert-key-file", "", "key (PEM) of the client certificate")
 	fl.DurationVar(&f.timeout, "timeout", timeout, "time for one request")
 }
 
@@ -67,8 +70,17 @@ func (f *clientFlags) register(cmd *cobra.Command, timeout time.Duration, output
 func (f *clientFlags) client(stderr io.Writer) (*apiClient, error) {
 	base, err := serverURL(f.server)
 	key, keyErr := readAPIKey(f.keyFile, os.Getenv(envClientKey))
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	roots, caErr := trustedRoots(f.caFile)
+	config.RootCAs = roots
 	faults := []error{err, keyErr, caErr}
+	if f.certFile != "" || f.certKeyFile != "" {
+		certificate, err := tls.LoadX509KeyPair(f.certFile, f.certKeyFile)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--cert-file, --cert-key-file: %w", err))
+		}
+		config.Certificates = []tls.Certificate{certificate}
+	}
 	if len(f.outputs) > 0 && !slices.Contains(f.outputs, f.output) {
 		faults = append(faults, fmt.Errorf("--output: must be one of %s (got %q)", strings.Join(f.outputs, ", "), f.output))
 	}
@@ -83,7 +95,7 @@ func (f *clientFlags) client(stderr io.Writer) (*apiClient, error) {
 	}
 	return &apiClient{
 		base: base, key: key, timeout: f.timeout,
-		http: sender.NewHTTPClient(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}),
+		http: sender.NewHTTPClient(config),
 	}, nil
 }
 
