@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"math/bits"
+	"sync"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -148,19 +150,77 @@ func (c *columnData) bigDecimal(q meter.Quantity) error {
 	return nil
 }
 
-// fillColumns hands the encoded columns to a batch.
+// keptColumns bounds the memory that an insert leaves to the next one, in bytes.
+const keptColumns = 128 << 20
+
+// columnBuffers holds []columnData. Columns of a large insert that grow from nothing cost more than the rest of encoding
+// them; when nothing is inserted for a while the collector takes them.
+var columnBuffers sync.Pool
+
+// takeColumns returns n empty columns.
+func takeColumns(n int) []columnData {
+	data, _ := columnBuffers.Get().(*[]columnData)
+	if data == nil || cap(*data) < n {
+		return make([]columnData, n)
+	}
+	columns := (*data)[:n]
+	for i := range columns {
+		columns[i].buf = columns[i].buf[:0]
+	}
+	return columns
+}
+
+// keepColumns gives columns back. They must not be used afterwards.
+func keepColumns(data []columnData) {
+	size := 0
+	for i := range data {
+		size += cap(data[i].buf)
+	}
+	if size <= keptColumns {
+		columnBuffers.Put(&data)
+	}
+}
+
+// fillColumns hands the encoded columns to a batch, which copies them.
 func fillColumns(columns []column.Interface, data []columnData, rows int) error {
 	if len(columns) != len(data) {
 		return fmt.Errorf("batch has %d columns instead of %d", len(columns), len(data))
 	}
+	source := columnSources.Get().(*columnSource) //nolint:forcetypeassert // the pool holds nothing else
 	for i, c := range columns {
-		reader := proto.NewReader(bytes.NewReader(data[i].buf))
-		if err := c.Decode(reader, rows); err != nil {
-			return fmt.Errorf("encode column %s: %w", c.Name(), err)
+		if err := source.fill(c, data[i].buf, rows); err != nil {
+			return fmt.Errorf("encode column %s: %w", c.Name(), err) // the source is in an unknown state: it is dropped
 		}
 		if c.Rows() != rows {
 			return fmt.Errorf("encode column %s: %d rows instead of %d", c.Name(), c.Rows(), rows)
 		}
 	}
+	columnSources.Put(source)
+	return nil
+}
+
+// columnSource lets clickhouse-go read columns from memory. Its reader has a buffer of 128 KiB, so it is kept.
+type columnSource struct {
+	bytes  bytes.Reader
+	reader *proto.Reader
+}
+
+var columnSources = sync.Pool{New: func() any {
+	s := new(columnSource)
+	s.reader = proto.NewReader(&s.bytes)
+	return s
+}}
+
+// fill makes the column read its rows, and nothing but its rows, from buf.
+func (s *columnSource) fill(c column.Interface, buf []byte, rows int) error {
+	s.bytes.Reset(buf)
+	if err := c.Decode(s.reader, rows); err != nil {
+		return err
+	}
+	// A byte left over would become the next column's.
+	if _, err := s.reader.ReadByte(); !errors.Is(err, io.EOF) {
+		return errors.Join(errors.New("it has more bytes than its rows take"), err)
+	}
+	s.bytes.Reset(nil) // the pool must not keep buf
 	return nil
 }

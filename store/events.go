@@ -33,7 +33,7 @@ func (s *Store) InsertEvents(ctx context.Context, rows *meter.EventRows) error {
 		return fmt.Errorf("insert events: %w: %w", meter.ErrRefused, err)
 	}
 	batch := newBatchID(s.cfg.Now())
-	data := make([]columnData, len(usageEvents.columns))
+	data := takeColumns(len(usageEvents.columns))
 	if err := encodeEvents(data, rows, batch); err != nil {
 		return fmt.Errorf("insert events: %w: %w", meter.ErrRefused, err)
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 )
 
-// insert writes rows of encoded columns and returns how many the server says it wrote: unknown is true when it doesn't
-// say. Over the native protocol no server does: newer ones have a field for it in their progress packets, but send none for
-// the rows of a client's INSERT. Over HTTP it stands in the summary.
+// insert writes rows of encoded columns, whose memory it keeps for another insert, and returns how many the server says it
+// wrote: unknown is true when it doesn't say. Over the native protocol no server does: newer ones have a field for it in
+// their progress packets, but send none for the rows of a client's INSERT. Over HTTP it stands in the summary.
 func (s *Store) insert(ctx context.Context, t table, rows int, data []columnData) (written uint64, unknown bool, err error) {
 	var count writeCount
 	ctx = context.WithValue(ctx, writeCountKey{}, &count)
@@ -33,6 +33,7 @@ func (s *Store) insert(ctx context.Context, t table, rows int, data []columnData
 	if err := fillColumns(batch.Columns(), data, rows); err != nil {
 		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
 	}
+	keepColumns(data)
 	if err := batch.Send(); err != nil {
 		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
 	}
@@ -44,7 +45,7 @@ func (s *Store) insertRows(ctx context.Context, t table, rows int, encode func(i
 	if rows == 0 {
 		return nil
 	}
-	data := make([]columnData, len(t.columns))
+	data := takeColumns(len(t.columns))
 	for i := range rows {
 		if err := encode(i, data); err != nil {
 			return fmt.Errorf("insert into %s: row %d: %w", t.name, i, err)

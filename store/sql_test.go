@@ -65,7 +65,8 @@ func TestDecimalColumn(t *testing.T) {
 	check := func(t interface {
 		Helper()
 		Errorf(format string, args ...any)
-	}, q meter.Quantity) {
+	}, q meter.Quantity,
+	) {
 		t.Helper()
 		var c columnData
 		if err := c.decimal(q); err != nil {
@@ -204,5 +205,48 @@ func TestClusterMigrations(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestFillColumns_Length proves that a column can't take bytes of another one, and that buffers come back empty.
+func TestFillColumns_Length(t *testing.T) {
+	t.Parallel()
+	numbers := newTable("t", "a", "UInt64", "b", "String")
+	for name, tc := range map[string]struct {
+		fill func(d []columnData)
+		want string
+	}{
+		"exact": {func(d []columnData) { d[0].uint64(1); d[0].uint64(2); d[1].string("x"); d[1].string("") }, ""},
+		"short": {func(d []columnData) { d[0].uint64(1); d[1].string("x"); d[1].string("y") }, "encode column a"},
+		"long": {func(d []columnData) {
+			d[0].uint64(1)
+			d[0].uint64(2)
+			d[0].uint8(3)
+			d[1].string("x")
+			d[1].string("y")
+		}, "encode column a: it has more bytes"},
+		"last": {func(d []columnData) {
+			d[0].uint64(1)
+			d[0].uint64(2)
+			d[1].string("x")
+			d[1].string("y")
+			d[1].uint8(0)
+		}, "encode column b: it has more bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for range 3 {
+				data := takeColumns(2)
+				if len(data[0].buf)+len(data[1].buf) != 0 {
+					t.Fatal("columns of an earlier insert come back with their bytes")
+				}
+				tc.fill(data)
+				err := fillColumns(newColumns(t, numbers), data, 2)
+				keepColumns(data)
+				if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("fillColumns = %v, want %q", err, tc.want)
+				}
+			}
+		})
 	}
 }
