@@ -218,6 +218,7 @@ func (d *daemon) openReporting() error {
 			Backoff: backoff, MaxBatch: d.cfg.KooGallery.MaxBatch,
 			BreakerFailures: uint32(d.cfg.Reporting.BreakerFailures), //nolint:gosec // the configuration bounds it to 1000
 			BreakerTimeout:  d.cfg.Reporting.BreakerTimeout.Std(),
+			PushTimeout:     pushTimeout(d.cfg.KooGallery.Timeout.Std()),
 		})
 		if err != nil {
 			return err
@@ -226,6 +227,9 @@ func (d *daemon) openReporting() error {
 	d.service, err = reporter.NewService(options)
 	return err
 }
+
+// pushTimeout leaves room for the two attempts that one call may make, each with a timeout of its own.
+func pushTimeout(attempt time.Duration) time.Duration { return 2*attempt + 10*time.Second }
 
 func (d *daemon) openAPI(ctx context.Context, catalog *meter.Catalog) (err error) {
 	s := d.cfg.Server
@@ -401,11 +405,12 @@ func (d *daemon) stopIntake() error {
 		d.log.Warn("requests cut off at the end of shutdown_timeout", "err", err)
 		_ = d.api.Close() // what is left is cut off on purpose
 	}
-	if d.store.Store() == nil {
-		return nil // nothing was ever loaded; the next start does it
+	err := store.ErrNotOpen
+	if d.store.Store() != nil {
+		err = d.loader.Flush(ctx)
 	}
-	if err := d.loader.Flush(ctx); err != nil {
-		d.log.Warn("events stay in the spool for the next start", "events", d.spool.Stats().UnconfirmedEvents, "err", err)
+	if left := d.spool.Stats().UnconfirmedEvents; err != nil && left > 0 {
+		d.log.Warn("events stay in the spool for the next start", "events", left, "err", err)
 	}
 	return nil
 }
