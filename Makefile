@@ -69,7 +69,7 @@ fmt: ## format the code
 
 .PHONY: golden
 golden: ## rewrite the golden files (review the diff as code)
-	$(GO) test ./... -run 'Golden|Script' -update
+	$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -update
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities in what the binary uses

@@ -103,7 +103,7 @@ func metricsTable(text string) string {
 			if !labelled {
 				continue
 			}
-			for _, pair := range strings.Split(strings.TrimSuffix(rest, "}"), ",") {
+			for pair := range strings.SplitSeq(strings.TrimSuffix(rest, "}"), ",") {
 				label, _, _ := strings.Cut(pair, "=")
 				for _, suffix := range []string{"_bucket", "_sum", "_count"} {
 					if base := strings.TrimSuffix(name, suffix); kind[base] == "histogram" {
