@@ -38,7 +38,6 @@ func (d *digester) content(ev *Event) uint64 {
 		d.buf = binary.BigEndian.AppendUint64(d.buf, uint64(ev.Time)) //nolint:gosec // any fixed mapping will do
 	}
 	d.field(ev.Data)
-	d.field(ev.Extensions)
 	sum := d.sum()
 	return binary.BigEndian.Uint64(sum[:8])
 }
@@ -49,9 +48,10 @@ func KeyOf(ev *Event) EventKey {
 	return d.key(ev)
 }
 
-// ContentDigest tells whether two events with one identity say the same: it covers type, time (unless we stamped it),
-// data and extensions, byte by byte as they were sent. A retry repeats its bytes; a sender who writes the same numbers in
-// another way has changed the event as far as anybody can prove.
+// ContentDigest tells whether two events with one identity say the same: it covers what can be metered, that is type, time
+// (unless we stamped it) and data, byte by byte as they were sent. A retry repeats its data; a sender who writes the same
+// numbers in another way has changed the event as far as anybody can prove. Extensions are left out: no meter reads them,
+// SDKs write them in any order, and tracing gives each attempt another one.
 func ContentDigest(ev *Event) uint64 {
 	var d digester
 	return d.content(ev)
