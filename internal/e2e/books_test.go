@@ -133,28 +133,44 @@ func (d *daemon) awaitDelivered(t *testing.T) (open time.Time) {
 		if out, code := meterd(t, args...); code != 0 {
 			return errors.New(out)
 		}
-		body, err := get(t.Context(), d.url()+"/api/v1/windows")
-		if err != nil {
-			return err
-		}
-		var answer struct {
-			Windows []struct {
-				End       time.Time
-				SettledAt *time.Time `json:"settled_at"`
-			}
-		}
-		if err := json.Unmarshal(body, &answer); err != nil {
-			return err
-		}
-		for _, w := range answer.Windows {
+		windows, err := d.windows(t.Context())
+		for _, w := range windows {
 			if w.SettledAt == nil {
 				return fmt.Errorf("the hour until %s is not settled", w.End)
 			}
 			open = w.End
 		}
-		return nil
+		return err
 	})
 	return open
+}
+
+// closedWindow is a closed hour of the API.
+type closedWindow struct {
+	End       time.Time
+	SettledAt *time.Time `json:"settled_at"`
+}
+
+// windows lists the closed hours, oldest first.
+func (d *daemon) windows(ctx context.Context) ([]closedWindow, error) {
+	body, err := get(ctx, d.url()+"/api/v1/windows")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct{ Windows []closedWindow }
+	err = json.Unmarshal(body, &answer)
+	return answer.Windows, err
+}
+
+// settledWindows is how many closed hours have nothing left to deliver.
+func (d *daemon) settledWindows(ctx context.Context) (settled int, err error) {
+	windows, err := d.windows(ctx)
+	for _, w := range windows {
+		if w.SettledAt != nil {
+			settled++
+		}
+	}
+	return settled, err
 }
 
 // checkBooks closes what is over and wants the bill records, and what the marketplace bills, to agree with what was

@@ -71,6 +71,12 @@ func (m *market) struck(t *testing.T) int {
 	return total
 }
 
+// calls is how many calls the marketplace got.
+func (m *market) calls(t *testing.T) int {
+	t.Helper()
+	return getJSON[struct{ Total int }](t, m.url+"/sandbox/v1/requests").Total
+}
+
 // marketRecord is a usage record as the marketplace keeps it.
 type marketRecord struct {
 	Seq        int64  `json:"seq"`

@@ -18,7 +18,7 @@ func TestStopped(t *testing.T) {
 		t.Run(signal.String(), func(t *testing.T) {
 			random := seeded(t)
 			d := startDaemon(t, "")
-			d.awaitStored(t) // before, there is nowhere to flush to
+			d.awaitStored(t)              // before, there is nowhere to flush to
 			var at atomic.Pointer[string] // where the load goes
 			to := d.url()
 			at.Store(&to)
