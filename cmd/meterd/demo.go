@@ -38,6 +38,7 @@ type demoFlags struct {
 	asJSON    bool
 	keep      bool
 	resend    bool
+	faults    []string
 	library   string
 	logLevel  string
 }
@@ -70,6 +71,7 @@ Exit codes: 0 everything agrees, 1 a difference or a failure, 2 wrong usage.`,
 	flags.BoolVar(&f.asJSON, "json", false, "print one JSON object instead of the story")
 	flags.BoolVar(&f.keep, "keep", false, "leave daemon and sandbox running for a look until interrupted")
 	flags.BoolVar(&f.resend, "resend", false, "send every event twice, to see that it counts once")
+	flags.StringArrayVar(&f.faults, "fault", nil, "let the marketplace misbehave, as in meterd sandbox --help, for example 'kind=drop_answer,count=1' (repeatable)")
 	flags.StringVar(&f.library, "engine-library", "", "path of libchdb.so (default: searched for)")
 	flags.StringVar(&f.logLevel, "log-level", "warn", "daemon's log on standard error: debug, info, warn or error")
 	return cmd
@@ -190,7 +192,15 @@ func (r *demoRun) makeDir() (func(), error) {
 
 // start starts sandbox and daemon on one clock.
 func (r *demoRun) start(ctx context.Context) (err error) {
-	r.sandbox, err = sandbox.New(sandbox.Options{Now: r.clock.Now, Key: demoSellerKey})
+	options := sandbox.Options{Now: r.clock.Now, Key: demoSellerKey}
+	for _, text := range r.flags.faults {
+		fault, err := sandbox.ParseFault(text)
+		if err != nil {
+			return &usageError{fmt.Errorf("--fault %s: %w", text, err)}
+		}
+		options.Faults = append(options.Faults, fault)
+	}
+	r.sandbox, err = sandbox.New(options)
 	if err != nil {
 		return fmt.Errorf("start the sandbox: %w", err)
 	}

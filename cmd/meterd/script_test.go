@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
@@ -44,6 +45,7 @@ func TestMain(m *testing.M) {
 //	ready NAME              wait until /healthz/ready of NAME answers 200
 //	halt NAME SIGNAL N      send a signal, wait, expect exit code N; NAME.stdout and NAME.stderr are files afterwards
 //	hour VAR N              set VAR to the beginning of the hour N hours ago
+//	cmpjson FILE WANT       every member of the object in WANT is in the object in FILE, with that value
 //
 // [engine] is true when the embedded engine's library is there; METERD_REQUIRE_ENGINES=1 makes its absence a failure.
 func TestScript(t *testing.T) {
@@ -69,6 +71,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": scriptCode, "start": scriptStart, "ready": scriptReady, "halt": scriptHalt, "hour": scriptHour,
+			"cmpjson": scriptCompareJSON,
 		},
 	})
 }
@@ -257,4 +260,22 @@ func scriptHour(ts *testscript.TestScript, neg bool, args []string) {
 	ago, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	ts.Setenv(args[0], time.Now().UTC().Truncate(time.Hour).Add(-time.Duration(ago)*time.Hour).Format(time.RFC3339))
+}
+
+// scriptCompareJSON compares the members that the second file names.
+func scriptCompareJSON(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: cmpjson FILE WANT")
+	}
+	var got, want map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &got))
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &want))
+	for name := range got {
+		if _, named := want[name]; !named {
+			delete(got, name)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		ts.Fatalf("%s differs from %s (-want +got):\n%s", args[0], args[1], diff)
+	}
 }
