@@ -219,6 +219,7 @@ func (d *daemon) openReporting() error {
 			BreakerFailures: uint32(d.cfg.Reporting.BreakerFailures), //nolint:gosec // the configuration bounds it to 1000
 			BreakerTimeout:  d.cfg.Reporting.BreakerTimeout.Std(),
 			PushTimeout:     pushTimeout(d.cfg.KooGallery.Timeout.Std()),
+			ExpiryMargin:    expiryMargin,
 		})
 		if err != nil {
 			return err
@@ -227,6 +228,10 @@ func (d *daemon) openReporting() error {
 	d.service, err = reporter.NewService(options)
 	return err
 }
+
+// expiryMargin leaves it to the marketplace to say that a record is too old: giving revenue up for good must not hang on
+// this machine's clock, which may be wrong.
+const expiryMargin = 365 * 24 * time.Hour
 
 // pushTimeout leaves room for the two attempts that one call may make, each with a timeout of its own.
 func pushTimeout(attempt time.Duration) time.Duration { return 2*attempt + 10*time.Second }
