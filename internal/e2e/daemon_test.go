@@ -84,6 +84,7 @@ type daemon struct {
 	*process
 	api atomic.Pointer[string] // base URL of the running process
 	tel string
+	key string // for queries; empty where the API asks for none
 }
 
 // newDaemon writes the configuration: daemonConfig, with the environment for what differs.
@@ -179,10 +180,15 @@ func (d *daemon) engine() int {
 var client = &http.Client{Timeout: 30 * time.Second}
 
 // get asks and returns the body of a 200.
-func get(ctx context.Context, address string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+func get(ctx context.Context, address string) ([]byte, error) { return getWithKey(ctx, address, "") }
+
+func getWithKey(ctx context.Context, address, key string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
 		return nil, err
+	}
+	if key != "" {
+		request.Header.Set("Authorization", "Bearer "+key)
 	}
 	response, err := client.Do(request)
 	if err != nil {
@@ -291,7 +297,7 @@ type usageRow struct {
 func (d *daemon) queryMeter(ctx context.Context, slug string, params url.Values) ([]usageRow, error) {
 	values := url.Values{"groupBy": {"subject"}, "to": {time.Now().UTC().Add(2 * time.Hour).Truncate(time.Hour).Format(time.RFC3339)}}
 	maps.Copy(values, params)
-	body, err := get(ctx, d.url()+"/api/v1/meters/"+slug+"/query?"+values.Encode())
+	body, err := getWithKey(ctx, d.url()+"/api/v1/meters/"+slug+"/query?"+values.Encode(), d.key)
 	if err != nil {
 		return nil, err
 	}
