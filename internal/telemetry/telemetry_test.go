@@ -150,17 +150,24 @@ func TestTelemetry_TraceFromRequestToInsert(t *testing.T) {
 	}
 	_, end := tel.StartLinked(t.Context(), "insert events", []string{stored, "garbage"})
 	end(errors.New("retry me"))
+	const other = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	_, end = tel.StartLinked(t.Context(), "insert of several", []string{stored, other})
+	end(nil)
 	if err := tel.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 
 	spans := map[string]string{} // name → trace id in hex
+	var links []string
 	close(exported)
 	for req := range exported {
 		for _, rs := range req.ResourceSpans {
 			for _, ss := range rs.ScopeSpans {
 				for _, s := range ss.Spans {
 					spans[s.Name] = hexString(s.TraceId)
+					for _, link := range s.Links {
+						links = append(links, hexString(link.TraceId))
+					}
 				}
 			}
 		}
@@ -168,6 +175,10 @@ func TestTelemetry_TraceFromRequestToInsert(t *testing.T) {
 	want := map[string]string{
 		"POST /things/{id}": "0af7651916cd43dd8448eb211c80319c", // not the path, which a client may vary without end
 		"insert events":     "0af7651916cd43dd8448eb211c80319c",
+		"insert of several": "0af7651916cd43dd8448eb211c80319c", // and not one of its own, which the ratio of 0 would drop
+	}
+	if diff := cmp.Diff([]string{"1af7651916cd43dd8448eb211c80319c"}, links); diff != "" {
+		t.Errorf("traces that are linked (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(want, spans); diff != "" {
 		t.Errorf("exported spans (-want +got):\n%s", diff)

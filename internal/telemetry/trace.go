@@ -45,7 +45,8 @@ func EventCount(n int) attribute.KeyValue { return attribute.Int("meterd.events"
 const maxLinks = 64
 
 // StartLinked starts a span that is linked to the traces whose traceparents are given, as an insert is to the
-// requests whose events it writes. Unreadable and unsampled ones are left out.
+// requests whose events it writes. Unreadable and unsampled ones are left out. The span continues the first of the
+// traces: one of its own would be subject to the ratio, by default 0, and nobody would see it.
 func (t *Telemetry) StartLinked(ctx context.Context, name string, traceparents []string, attrs ...attribute.KeyValue) (context.Context, func(error)) {
 	if t.traces == nil {
 		return ctx, func(error) {}
@@ -60,13 +61,11 @@ func (t *Telemetry) StartLinked(ctx context.Context, name string, traceparents [
 			break
 		}
 	}
-	options := []trace.SpanStartOption{trace.WithLinks(links...), trace.WithAttributes(attrs...)}
-	if len(links) == 1 {
-		// One request: continue its trace instead of only pointing at it.
+	if len(links) > 0 {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, links[0].SpanContext)
-		options = []trace.SpanStartOption{trace.WithAttributes(attrs...)}
+		links = links[1:]
 	}
-	ctx, span := t.Tracer().Start(ctx, name, options...)
+	ctx, span := t.Tracer().Start(ctx, name, trace.WithLinks(links...), trace.WithAttributes(attrs...))
 	return ctx, func(err error) {
 		if err != nil {
 			span.RecordError(err)
