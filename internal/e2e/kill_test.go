@@ -3,6 +3,8 @@ package e2e_test
 import (
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -170,4 +172,25 @@ func TestServerKilled(t *testing.T) {
 // serverEnv points a daemon at a server.
 func serverEnv(s *storetest.Server) []string {
 	return []string{"METERD_STORE_EMBEDDED=false", "METERD_STORE_ADDRS=" + s.Addr, "METERD_STORE_DIAL_TIMEOUT=1s"}
+}
+
+// TestAckStore loses the spool with everything in it, as when the machine is lost: with ack = "store" what was
+// acknowledged is in ClickHouse already.
+func TestAckStore(t *testing.T) {
+	random := seeded(t)
+	d := startDaemon(t, "", "METERD_INGEST_ACK=store")
+	d.awaitStored(t)
+	l := startLoad(t, random, d.url, runningHour())
+	for range 3 {
+		l.awaitProgress(100)
+		pauseFor(t, random, 0, 500*time.Millisecond)
+		d.kill(t)
+		if err := os.RemoveAll(filepath.Join(d.dir, "data", "spool")); err != nil {
+			t.Fatal(err)
+		}
+		d.start(t)
+	}
+	l.awaitProgress(100)
+	l.drain()
+	d.checkUsage(t, &l.ledger)
 }
