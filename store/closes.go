@@ -87,7 +87,7 @@ func (s *Store) settle(ctx context.Context, c reporter.WindowClose, at time.Time
 	return s.insertRows(ctx, windowSettlements, 1, func(_ int, d []columnData) error {
 		d[1].uint64(c.Version)
 		d[2].nanos(at)
-		d[3].uint64(uint64(s.cfg.Now().UnixNano())) //nolint:gosec // not before 1970
+		d[3].uint64(uint64(s.cfg.Now().UnixNano())) // not before 1970
 		return d[0].dateTime(c.Window.Start)
 	})
 }

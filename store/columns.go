@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/big"
 	"math/bits"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,8 +27,8 @@ type table struct {
 
 func newTable(name string, namesAndTypes ...string) table {
 	t := table{name: name}
-	for i := 0; i < len(namesAndTypes); i += 2 {
-		t.columns = append(t.columns, clickhouse.ColumnNameAndType{Name: namesAndTypes[i], Type: namesAndTypes[i+1]})
+	for pair := range slices.Chunk(namesAndTypes, 2) {
+		t.columns = append(t.columns, clickhouse.ColumnNameAndType{Name: pair[0], Type: pair[1]})
 	}
 	return t
 }

@@ -29,7 +29,7 @@ func (s *Store) insert(ctx context.Context, t table, rows int, data []columnData
 	if err != nil {
 		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
 	}
-	defer batch.Close() //nolint:errcheck // does nothing after Send; before it, the error in hand says more
+	defer batch.Close() // does nothing after Send; before it, the error in hand says more
 	if err := fillColumns(batch.Columns(), data, rows); err != nil {
 		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
 	}

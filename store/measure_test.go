@@ -58,7 +58,7 @@ func measure(t *testing.T, config store.Config, pid func() int, events, subjects
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // a measurement
+	defer s.Close() // a measurement
 	step := func(name string, n int, unit string, run func() error) {
 		t.Helper()
 		resetPeak(t, pid())

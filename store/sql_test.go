@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,8 +75,8 @@ func TestDecimalColumn(t *testing.T) {
 			return
 		}
 		n := new(big.Int)
-		for i := len(c.buf) - 1; i >= 0; i-- {
-			n.Lsh(n, 8).Or(n, big.NewInt(int64(c.buf[i])))
+		for _, b := range slices.Backward(c.buf) {
+			n.Lsh(n, 8).Or(n, big.NewInt(int64(b)))
 		}
 		if n.Bit(127) == 1 {
 			n.Sub(n, new(big.Int).Lsh(big.NewInt(1), 128))

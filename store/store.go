@@ -154,7 +154,7 @@ func (s *Store) prepareServer(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written that a failed close could lose
+	defer conn.Close() // nothing was written that a failed close could lose
 	v, err := conn.ServerVersion()
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)

@@ -172,7 +172,8 @@ func testStamped(t *testing.T, s *suite) {
 		{id: "explicit", at: edge.Add(time.Minute), data: `{"tokens":3,"user":"u"}`}, // the sender's own doing: counts twice
 		stamped("retry", hour(1).Start.Add(24*time.Hour)),                            // within the lookback of the one before
 		stamped("old", edge), stamped("old", edge.Add(25*time.Hour)),                 // beyond the lookback
-		{id: "mixed", at: edge.Add(-time.Minute), data: `{"tokens":3,"user":"u"}`}, stamped("mixed", edge), // only one was stamped
+		{id: "mixed", at: edge.Add(-time.Minute), data: `{"tokens":3,"user":"u"}`},
+		stamped("mixed", edge), // only one was stamped
 	}
 	for i := range events {
 		s.insert(t, meters, events[i])

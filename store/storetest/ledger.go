@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -488,7 +489,7 @@ func testConcurrency(t *testing.T, s *suite) {
 			for n := range 5 { // the stores' batches overlap
 				var events []event
 				for id := range 20 {
-					events = append(events, event{id: fmt.Sprint(n*10 + id + i), data: `{"tokens":1,"user":"u"}`})
+					events = append(events, event{id: strconv.Itoa(n*10 + id + i), data: `{"tokens":1,"user":"u"}`})
 				}
 				if err := st.InsertEvents(t.Context(), eventRows(catalog, events)); err != nil {
 					t.Errorf("InsertEvents: %v", err)

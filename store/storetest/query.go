@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ func testDecimals(t *testing.T, s *suite) {
 	}
 	var sum meter.Quantity
 	for i, v := range values {
-		s.insert(t, meters, event{id: fmt.Sprint(i), at: base.Add(time.Duration(i) * time.Second), data: `{"v":"` + v + `"}`})
+		s.insert(t, meters, event{id: strconv.Itoa(i), at: base.Add(time.Duration(i) * time.Second), data: `{"v":"` + v + `"}`})
 		sum = sum.Add(meter.MustParseQuantity(v))
 	}
 	lines := s.aggregate(t, meter.HourOf(base), meters)
@@ -38,7 +39,7 @@ func testDecimals(t *testing.T, s *suite) {
 	// 0.1 added ten thousand times is a thousand, exactly.
 	var events []event
 	for i := range 10_000 {
-		events = append(events, event{subject: "many", id: fmt.Sprint(i), at: base.Add(3 * time.Hour), data: `{"v":0.1}`})
+		events = append(events, event{subject: "many", id: strconv.Itoa(i), at: base.Add(3 * time.Hour), data: `{"v":0.1}`})
 	}
 	s.insert(t, meters, events...)
 	wantLines(t, "usage of many", s.aggregate(t, meter.HourOf(base.Add(3*time.Hour)), meters)[3:], []string{`"many" sum 1000 (10000)`})
@@ -49,7 +50,7 @@ func testOverflow(t *testing.T, s *suite) {
 	w := meter.HourOf(base)
 	events := make([]event, 99_999)
 	for i := range events {
-		events[i] = event{id: fmt.Sprint(i), data: `{"v":999999999999999}`}
+		events[i] = event{id: strconv.Itoa(i), data: `{"v":999999999999999}`}
 	}
 	s.insert(t, meters, events...)
 	lines := s.aggregate(t, w, meters)
@@ -89,7 +90,7 @@ func testWindowsAndZones(t *testing.T, s *suite) {
 		"2026-03-29T21:59:59Z", "2026-03-29T22:00:00Z",
 		"2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T22:59:59Z", "2026-10-25T23:00:00Z", // and falls back
 	} {
-		s.insert(t, []meter.Meter{m}, event{id: fmt.Sprint(i), at: at(text), data: fmt.Sprintf(`{"tokens":%d}`, 1<<i)})
+		s.insert(t, []meter.Meter{m}, event{id: strconv.Itoa(i), at: at(text), data: fmt.Sprintf(`{"tokens":%d}`, 1<<i)})
 	}
 	queries := []struct {
 		name     string
@@ -133,7 +134,7 @@ func testGroupAndFilter(t *testing.T, s *suite) {
 	meters := allMeters()
 	for i := range 24 {
 		s.insert(t, meters, event{
-			id: fmt.Sprint(i), subject: fmt.Sprintf("tenant-%d", i%3), at: base.Add(time.Duration(i) * 10 * time.Minute),
+			id: strconv.Itoa(i), subject: fmt.Sprintf("tenant-%d", i%3), at: base.Add(time.Duration(i) * 10 * time.Minute),
 			data: fmt.Sprintf(`{"tokens":%d,"user":"u%d","model":"m%d","region":%q}`, 1+i, i%5, i%2, []string{"eu", "us", ""}[i%3]),
 		})
 	}
@@ -312,7 +313,7 @@ func testMeterDefinedLater(t *testing.T, s *suite) {
 
 	// A collector with the newer configuration repeats old events: their values now come with them, and count once.
 	s.insert(t, later, old[0], old[1])
-	if report, err = s.store.BackfillMeters(t.Context(), newCatalog(t, later), later, time.Time{}, time.Time{}); err != nil {
+	if _, err = s.store.BackfillMeters(t.Context(), newCatalog(t, later), later, time.Time{}, time.Time{}); err != nil {
 		t.Fatalf("BackfillMeters after a repeat: %v", err)
 	}
 	check("after a repeat with values")

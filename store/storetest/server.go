@@ -126,7 +126,7 @@ func freePorts(tb testing.TB, n int) []int {
 		if err != nil {
 			tb.Fatalf("find a free port: %v", err)
 		}
-		defer listener.Close()                         //nolint:errcheck // held until all ports are found, so that they differ
+		defer listener.Close()                         // held until all ports are found, so that they differ
 		ports[i] = listener.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
 	}
 	return ports
@@ -138,10 +138,10 @@ func (s *Server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer output.Close() //nolint:errcheck // the process has its own descriptor
+	defer output.Close() // the process has its own descriptor
 	args := append(s.binary[1:len(s.binary):len(s.binary)], "--config-file="+s.path("config.xml"))
 	// Not bound to ctx: the server ends in Stop, by its own signal.
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), s.binary[0], args...) //nolint:gosec // the binary is the test environment's
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), s.binary[0], args...) // the binary is the test environment's
 	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Dir = output, output, s.dir
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -157,7 +157,7 @@ func (s *Server) start(ctx context.Context) error {
 // guard starts a process that kills the server when this one is gone, however it ended: then its input ends. The
 // kernel's parent-death signal won't do, because it follows a thread, and Go ends threads.
 func (s *Server) guard(ctx context.Context) error {
-	guard := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", `read -r _; kill -KILL "$0" 2>/dev/null`, strconv.Itoa(s.cmd.Process.Pid)) //nolint:gosec // a number
+	guard := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", `read -r _; kill -KILL "$0" 2>/dev/null`, strconv.Itoa(s.cmd.Process.Pid)) // a number
 	input, err := guard.StdinPipe()
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (s *Server) awaitAnswer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written
+	defer conn.Close() // nothing was written
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {

@@ -85,7 +85,7 @@ func compareGolden(t *testing.T, got string, tests int) {
 		if len(answers) != tests {
 			t.Fatalf("-update needs the whole suite: %d of %d tests ran", len(answers), tests)
 		}
-		if err := os.WriteFile(goldenFile, []byte(got), 0o644); err != nil { //nolint:gosec // a file of the repository
+		if err := os.WriteFile(goldenFile, []byte(got), 0o644); err != nil { // a file of the repository
 			t.Fatal(err)
 		}
 		return
