@@ -392,7 +392,7 @@ func (b *backfill) flush(ctx context.Context) error {
 	}
 	last := len(b.data) - 1
 	b.data[last-1].buf = append(b.data[last-1].buf, b.data[last].buf...)
-	if _, _, err := b.store.insert(ctx, backfilledValues, b.rows, b.data[:last]); err != nil {
+	if _, _, err := b.store.insert(ctx, backfilledValues, b.rows, rowColumns(b.data[:last])); err != nil {
 		return err
 	}
 	b.written += uint64(b.rows)       //nolint:gosec // not negative

@@ -151,59 +151,20 @@ func (c *columnData) bigDecimal(q meter.Quantity) error {
 	return nil
 }
 
-// keptColumns bounds the memory that an insert leaves to the next one, in bytes.
-const keptColumns = 128 << 20
-
-// columnBuffers holds []columnData. Columns of a large insert that grow from nothing cost more than the rest of encoding
-// them; when nothing is inserted for a while the collector takes them.
-var columnBuffers sync.Pool
-
-// takeColumns returns n empty columns.
-func takeColumns(n int) []columnData {
-	data, _ := columnBuffers.Get().(*[]columnData)
-	if data == nil || cap(*data) < n {
-		return make([]columnData, n)
-	}
-	columns := (*data)[:n]
-	for i := range columns {
-		columns[i].buf = columns[i].buf[:0]
-	}
-	return columns
+// rowColumns are columns that were encoded row by row.
+func rowColumns(data []columnData) func(i int, _ *columnData) ([]byte, error) {
+	return func(i int, _ *columnData) ([]byte, error) { return data[i].buf, nil }
 }
 
-// keepColumns gives columns back. They must not be used afterwards.
-func keepColumns(data []columnData) {
-	size := 0
-	for i := range data {
-		size += cap(data[i].buf)
-	}
-	if size <= keptColumns {
-		columnBuffers.Put(&data)
-	}
-}
+// keptScratch bounds the memory that an insert leaves to the next one, in bytes: the largest column of a usual batch.
+const keptScratch = 16 << 20
 
-// fillColumns hands the encoded columns to a batch, which copies them.
-func fillColumns(columns []column.Interface, data []columnData, rows int) error {
-	if len(columns) != len(data) {
-		return fmt.Errorf("batch has %d columns instead of %d", len(columns), len(data))
-	}
-	source := columnSources.Get().(*columnSource) //nolint:forcetypeassert // the pool holds nothing else
-	for i, c := range columns {
-		if err := source.fill(c, data[i].buf, rows); err != nil {
-			return fmt.Errorf("encode column %s: %w", c.Name(), err) // the source is in an unknown state: it is dropped
-		}
-		if c.Rows() != rows {
-			return fmt.Errorf("encode column %s: %d rows instead of %d", c.Name(), c.Rows(), rows)
-		}
-	}
-	columnSources.Put(source)
-	return nil
-}
-
-// columnSource lets clickhouse-go read columns from memory. Its reader has a buffer of 128 KiB, so it is kept.
+// columnSource lets clickhouse-go read columns from memory. It is kept from one insert to the next, because its reader has
+// a buffer of 128 KiB, and because a column of many rows that grows from nothing costs more than encoding it.
 type columnSource struct {
-	bytes  bytes.Reader
-	reader *proto.Reader
+	bytes   bytes.Reader
+	reader  *proto.Reader
+	scratch columnData
 }
 
 var columnSources = sync.Pool{New: func() any {
@@ -211,6 +172,27 @@ var columnSources = sync.Pool{New: func() any {
 	s.reader = proto.NewReader(&s.bytes)
 	return s
 }}
+
+// fillColumns hands columns to a batch, one after the other, so that only one is in memory twice: clickhouse-go copies
+// it. encode returns column i; it may use scratch, which is empty.
+func fillColumns(columns []column.Interface, rows int, encode func(i int, scratch *columnData) ([]byte, error)) error {
+	source := columnSources.Get().(*columnSource) //nolint:forcetypeassert // the pool holds nothing else
+	for i, c := range columns {
+		source.scratch.buf = source.scratch.buf[:0]
+		buf, err := encode(i, &source.scratch)
+		if err == nil {
+			err = source.fill(c, buf, rows)
+		}
+		if err != nil {
+			return fmt.Errorf("encode column %s: %w", c.Name(), err) // the source is in an unknown state: it is dropped
+		}
+	}
+	if cap(source.scratch.buf) > keptScratch {
+		source.scratch.buf = nil
+	}
+	columnSources.Put(source)
+	return nil
+}
 
 // fill makes the column read its rows, and nothing but its rows, from buf.
 func (s *columnSource) fill(c column.Interface, buf []byte, rows int) error {
@@ -223,5 +205,8 @@ func (s *columnSource) fill(c column.Interface, buf []byte, rows int) error {
 		return errors.Join(errors.New("it has more bytes than its rows take"), err)
 	}
 	s.bytes.Reset(nil) // the pool must not keep buf
+	if c.Rows() != rows {
+		return fmt.Errorf("%d rows instead of %d", c.Rows(), rows)
+	}
 	return nil
 }

@@ -32,19 +32,18 @@ func (s *Store) InsertEvents(ctx context.Context, rows *meter.EventRows) error {
 	if err := checkLengths(rows); err != nil {
 		return fmt.Errorf("insert events: %w: %w", meter.ErrRefused, err)
 	}
-	batch := newBatchID(s.cfg.Now())
-	data := takeColumns(len(usageEvents.columns))
-	if err := encodeEvents(data, rows, batch); err != nil {
+	encoder := eventEncoder{rows: rows, batch: newBatchID(s.cfg.Now())}
+	written, unknown, err := s.insert(ctx, usageEvents, rows.Len(), encoder.column)
+	if encoder.err != nil {
 		return fmt.Errorf("insert events: %w: %w", meter.ErrRefused, err)
 	}
-	written, unknown, err := s.insert(ctx, usageEvents, rows.Len(), data)
 	if err != nil {
 		return fmt.Errorf("insert events: %w", classify(err))
 	}
 	if !unknown && written >= uint64(rows.Len()) { //nolint:gosec // not negative
 		return nil
 	}
-	if err := s.checkStored(ctx, rows, batch); err != nil {
+	if err := s.checkStored(ctx, rows, encoder.batch); err != nil {
 		return fmt.Errorf("insert events: %w", err)
 	}
 	return nil
@@ -82,63 +81,132 @@ func eventHour(nanos int64) time.Time { return time.Unix(0, nanos).UTC().Truncat
 // version orders rows under one key: the greatest was received first, and the engine's merges keep the greatest.
 func version(received int64) uint64 { return ^uint64(received) } //nolint:gosec // received is not negative
 
-func encodeEvents(data []columnData, r *meter.EventRows, batch uint64) error {
-	for i := range r.Len() {
-		if r.Time[i] < 0 || r.Received[i] < 0 {
-			return fmt.Errorf("row %d: %w", i, errTime)
-		}
-		if err := data[0].dateTime(eventHour(r.Time[i])); err != nil {
-			return fmt.Errorf("row %d: %w", i, err)
-		}
-		data[1].bytes(r.Subject[i])
-		data[2].fixed(r.Key[i][:])
-		data[3].uint64(r.Content[i])
-		data[4].uint64(version(r.Received[i]))
-		data[5].uint64(batch)
-		data[6].int64(r.Time[i])
-		data[7].bool(r.Stamped[i])
-		data[8].bytes(r.Source[i])
-		data[9].bytes(r.ID[i])
-		data[10].bytes(r.Type[i])
-		data[11].bytes(r.Data[i])
-		data[12].bytes(r.Extensions[i])
-	}
-	return encodeValues(data[13:], r)
+// eventEncoder encodes the columns of usage_events.
+type eventEncoder struct {
+	rows    *meter.EventRows
+	batch   uint64
+	offsets []uint64 // of the arrays: values up to and with row i
+	err     error    // why the rows can't be encoded
 }
 
-// encodeValues writes the four array columns: in the native format the offsets of all rows come before the elements.
-func encodeValues(data []columnData, r *meter.EventRows) error {
-	values := make([]uint64, r.Len()) // offsets: values up to and with row i
-	for i := range r.Values {
-		values[r.Values[i].Row]++
-	}
-	total := uint64(0)
-	for i, n := range values {
-		total += n
-		values[i] = total
-	}
-	for c := range data {
-		for _, offset := range values {
-			data[c].uint64(offset)
+// column appends column i of usage_events to c.
+func (e *eventEncoder) column(i int, c *columnData) ([]byte, error) {
+	r := e.rows
+	texts := func(values [][]byte) {
+		for _, v := range values {
+			c.bytes(v)
 		}
 	}
-	names := uint64(0)
-	for i := range r.Values {
-		names += uint64(len(r.Values[i].Dimensions))
-		data[3].uint64(names)
-	}
-	for i := range r.Values {
-		v := &r.Values[i]
-		data[0].uint64(v.Meter)
-		if err := data[1].decimal(v.Quantity); err != nil {
-			return fmt.Errorf("row %d: %w", v.Row, err)
+	switch usageEvents.columns[i].Name {
+	case "hour":
+		e.err = encodeHours(c, r)
+	case "subject":
+		texts(r.Subject)
+	case "event_key":
+		for row := range r.Key {
+			c.fixed(r.Key[row][:])
 		}
-		data[2].bytes(v.Text)
-		for _, d := range v.Dimensions {
-			data[3].bytes(d)
+	case "content":
+		for _, v := range r.Content {
+			c.uint64(v)
+		}
+	case "version":
+		for _, v := range r.Received {
+			c.uint64(version(v))
+		}
+	case "batch":
+		for range r.Len() {
+			c.uint64(e.batch)
+		}
+	case "time":
+		for _, v := range r.Time {
+			c.int64(v)
+		}
+	case "stamped":
+		for _, v := range r.Stamped {
+			c.bool(v)
+		}
+	case "source":
+		texts(r.Source)
+	case "id":
+		texts(r.ID)
+	case "type":
+		texts(r.Type)
+	case "data":
+		texts(r.Data)
+	case "extensions":
+		texts(r.Extensions)
+	default:
+		e.err = e.values(usageEvents.columns[i].Name, c)
+	}
+	return c.buf, e.err
+}
+
+func encodeHours(c *columnData, r *meter.EventRows) error {
+	for i, at := range r.Time {
+		if at < 0 || r.Received[i] < 0 {
+			return fmt.Errorf("row %d: %w", i, errTime)
+		}
+		if err := c.dateTime(eventHour(at)); err != nil {
+			return fmt.Errorf("row %d: %w", i, err)
 		}
 	}
 	return nil
+}
+
+// values appends one of the four array columns: in the native format the offsets of all rows come before the elements.
+func (e *eventEncoder) values(name string, c *columnData) error {
+	values := e.rows.Values
+	if e.offsets == nil {
+		e.offsets = valueOffsets(e.rows)
+	}
+	for _, offset := range e.offsets {
+		c.uint64(offset)
+	}
+	switch name {
+	case "meters":
+		for i := range values {
+			c.uint64(values[i].Meter)
+		}
+	case "quantities":
+		for i := range values {
+			if err := c.decimal(values[i].Quantity); err != nil {
+				return fmt.Errorf("row %d: %w", values[i].Row, err)
+			}
+		}
+	case "texts":
+		for i := range values {
+			c.bytes(values[i].Text)
+		}
+	case "dimensions":
+		names := uint64(0)
+		for i := range values {
+			names += uint64(len(values[i].Dimensions))
+			c.uint64(names)
+		}
+		for i := range values {
+			for _, d := range values[i].Dimensions {
+				c.bytes(d)
+			}
+		}
+	default:
+		return fmt.Errorf("nothing to write into column %s", name)
+	}
+	return nil
+}
+
+// valueOffsets counts the values up to and with each row.
+func valueOffsets(r *meter.EventRows) []uint64 {
+	offsets := make([]uint64, r.Len())
+	for i := range r.Values {
+		offsets[r.Values[i].Row]++
+	}
+	total := uint64(0)
+	for i, n := range offsets {
+		total += n
+		offsets[i] = total
+	}
+	return offsets
 }
 
 // storedKey is the identity of a row that every duplicate shares.

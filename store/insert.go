@@ -12,10 +12,10 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 )
 
-// insert writes rows of encoded columns, whose memory it keeps for another insert, and returns how many the server says it
-// wrote: unknown is true when it doesn't say. Over the native protocol no server does: newer ones have a field for it in
-// their progress packets, but send none for the rows of a client's INSERT. Over HTTP it stands in the summary.
-func (s *Store) insert(ctx context.Context, t table, rows int, data []columnData) (written uint64, unknown bool, err error) {
+// insert writes rows, column by column as encode returns them, and returns how many the server says it wrote: unknown is
+// true when it doesn't say. Over the native protocol no server does: newer ones have a field for it in their progress
+// packets, but send none for the rows of a client's INSERT. Over HTTP it stands in the summary.
+func (s *Store) insert(ctx context.Context, t table, rows int, encode func(i int, scratch *columnData) ([]byte, error)) (written uint64, unknown bool, err error) {
 	var count writeCount
 	ctx = context.WithValue(ctx, writeCountKey{}, &count)
 	ctx = clickhouse.Context(ctx,
@@ -30,10 +30,13 @@ func (s *Store) insert(ctx context.Context, t table, rows int, data []columnData
 		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
 	}
 	defer batch.Close() // does nothing after Send; before it, the error in hand says more
-	if err := fillColumns(batch.Columns(), data, rows); err != nil {
+	columns := batch.Columns()
+	if len(columns) != len(names) {
+		return 0, false, fmt.Errorf("insert into %s: the batch has %d columns instead of %d", t.name, len(columns), len(names))
+	}
+	if err := fillColumns(columns, rows, encode); err != nil {
 		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
 	}
-	keepColumns(data)
 	if err := batch.Send(); err != nil {
 		return 0, false, fmt.Errorf("insert into %s: %w", t.name, err)
 	}
@@ -45,13 +48,13 @@ func (s *Store) insertRows(ctx context.Context, t table, rows int, encode func(i
 	if rows == 0 {
 		return nil
 	}
-	data := takeColumns(len(t.columns))
+	data := make([]columnData, len(t.columns))
 	for i := range rows {
 		if err := encode(i, data); err != nil {
 			return fmt.Errorf("insert into %s: row %d: %w", t.name, i, err)
 		}
 	}
-	written, unknown, err := s.insert(ctx, t, rows, data)
+	written, unknown, err := s.insert(ctx, t, rows, rowColumns(data))
 	if err != nil {
 		return err
 	}

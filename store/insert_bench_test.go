@@ -54,15 +54,10 @@ func BenchmarkEncodeEvents(b *testing.B) {
 			rows := benchRows(n)
 			b.ReportAllocs()
 			for b.Loop() {
-				columns := newColumns(b, usageEvents)
-				data := takeColumns(len(usageEvents.columns))
-				if err := encodeEvents(data, rows, 1); err != nil {
+				encoder := eventEncoder{rows: rows, batch: 1}
+				if err := fillColumns(newColumns(b, usageEvents), n, encoder.column); err != nil {
 					b.Fatal(err)
 				}
-				if err := fillColumns(columns, data, n); err != nil {
-					b.Fatal(err)
-				}
-				keepColumns(data)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/row")
 		})
