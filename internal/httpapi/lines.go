@@ -33,6 +33,7 @@ type lineReader struct {
 	began    time.Time
 	cut      []int // complete or open lines, counted from the first in buf, that were longer than permitted
 	skipping bool  // the rest of the open line is dropped
+	refusing bool  // what arrives from now on is dropped
 	stopped  bool
 	err      error // why reading ended
 }
@@ -70,8 +71,8 @@ func (l *lineReader) run(open func() (io.Reader, func(), error)) {
 func (l *lineReader) setDeadline() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.stopped {
-		return
+	if l.stopped || l.refusing {
+		return // the deadline stands
 	}
 	deadline := machineTime().Add(l.idle)
 	if l.partial > 0 {
@@ -84,7 +85,7 @@ func (l *lineReader) setDeadline() {
 func (l *lineReader) waitForRoom() bool {
 	for {
 		l.mu.Lock()
-		full, stopped := l.full(), l.stopped
+		full, stopped := l.full() && !l.refusing, l.stopped
 		l.mu.Unlock()
 		if stopped {
 			return false
@@ -109,6 +110,9 @@ func (l *lineReader) add(p []byte) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.refusing {
+		return
+	}
 	before := l.lines
 	for len(p) > 0 {
 		part, ended := p, false
@@ -158,7 +162,7 @@ func (l *lineReader) end(err error) {
 	defer l.mu.Unlock()
 	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		err = io.EOF
-		if l.partial > 0 {
+		if l.partial > 0 && !l.refusing {
 			l.endLine()
 		}
 	}
@@ -201,6 +205,19 @@ func (l *lineReader) take() chunk {
 	l.cut = left
 	signal(l.room)
 	return c
+}
+
+// refuse takes no more lines, and reads on for at most the given time without keeping anything. A connection that is closed
+// with bytes unread is reset, and its client may then lose the answers that it hasn't read yet.
+func (l *lineReader) refuse(limit time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return
+	}
+	l.refusing = true
+	_ = l.control.SetReadDeadline(machineTime().Add(limit))
+	signal(l.room)
 }
 
 // stop ends the goroutine, even in the middle of a read, and waits for it.

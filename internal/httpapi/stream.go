@@ -16,6 +16,9 @@ import (
 // minChunkBytes is how many bytes a chunk of a stream may always have.
 const minChunkBytes = 1 << 20
 
+// streamLinger is how long a client may take to notice that its stream was ended.
+const streamLinger = time.Second
+
 // stream is one endless request: lines come in, and for each chunk that is durable one line of answer goes out.
 type stream struct {
 	api     *API
@@ -103,6 +106,11 @@ func (s *stream) wait() (ended bool, err error) {
 		}
 	}()
 	for {
+		select {
+		case <-s.api.drain: // also while the client sends faster than chunks are taken
+			return s.leave(), nil
+		default:
+		}
 		lines, full, err := s.lines.state()
 		if err != nil || full {
 			return err != nil, nil
@@ -116,9 +124,7 @@ func (s *stream) wait() (ended bool, err error) {
 		case <-due:
 			return false, nil
 		case <-s.api.drain:
-			s.lines.stop()
-			s.drained = true
-			return true, nil
+			return s.leave(), nil
 		case <-s.r.Context().Done():
 			// The server cancels it also when a read fails, as at a deadline; then there is a reason to tell.
 			s.lines.stop()
@@ -127,6 +133,13 @@ func (s *stream) wait() (ended bool, err error) {
 			}
 		}
 	}
+}
+
+// leave takes no more lines, because the server shuts down. It reports that the stream has ended.
+func (s *stream) leave() (ended bool) {
+	s.lines.refuse(s.api.o.RequestTimeout)
+	s.drained = true
+	return true
 }
 
 // takeChunk makes one chunk durable and answers it.
@@ -205,7 +218,13 @@ func (s *stream) fail(err error) error {
 	if p.RetryAfter > 0 {
 		b = appendCount(b, `,"retry_after":`, p.RetryAfter)
 	}
-	return s.send(append(b, '}', '\n'))
+	if err := s.send(append(b, '}', '\n')); err != nil {
+		return err
+	}
+	// The client is still sending; it shall see this line before the connection ends.
+	s.lines.refuse(min(streamLinger, s.api.o.RequestTimeout))
+	<-s.lines.done
+	return nil
 }
 
 // lineNumbers finds the line of an event of a chunk: the decoder doesn't count blank lines, people do.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -364,6 +365,76 @@ func TestStream_Drain(t *testing.T) {
 			t.Errorf("Shutdown = %v, want it not to wait for the stream", err)
 		}
 	})
+}
+
+// TestStream_DrainWhileSending: a client that goes on sending during a shutdown still gets every answer.
+func TestStream_DrainWhileSending(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *httpapi.Options) { o.StreamDelay, o.StreamEvents = time.Millisecond, 10 })
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", b.server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	chunk := func(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), text) }
+	fmt.Fprintf(conn, "POST /api/v1/events HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer %s\r\nContent-Type: application/x-ndjson\r\n"+
+		"Transfer-Encoding: chunked\r\n\r\n%s", ingestKey, chunk(event("first")+"\n"))
+	reader := bufio.NewReader(conn)
+	res, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.server.Config.RegisterOnShutdown(b.api.Drain)
+	down := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		down <- b.server.Config.Shutdown(ctx)
+	}()
+	enough, sent := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for i := 0; ; i++ {
+			text := chunk(event(fmt.Sprint("more-", i)) + "\n")
+			select {
+			case <-enough:
+				text = chunk("")
+			default:
+			}
+			if _, err := io.WriteString(conn, text); err != nil || text == chunk("") {
+				sent <- err
+				return
+			}
+		}
+	}()
+	var last struct {
+		FromLine int `json:"from_line"`
+		Error    *struct{ Status int }
+	}
+	answers := bufio.NewScanner(res.Body)
+	for last.Error == nil && answers.Scan() {
+		if err := json.Unmarshal(answers.Bytes(), &last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if last.Error == nil || last.Error.Status != http.StatusServiceUnavailable {
+		t.Fatalf("the answers end with %q, %v; want the error 503", answers.Text(), answers.Err())
+	}
+	close(enough)
+	if err := <-sent; err != nil {
+		t.Errorf("sending after the error: %v, want the connection to last a little longer", err)
+	}
+	if answers.Scan() || answers.Err() != nil {
+		t.Errorf("after the error: %q, %v; want the end", answers.Text(), answers.Err())
+	}
+	if err := <-down; err != nil {
+		t.Errorf("Shutdown = %v, want it not to wait for the stream", err)
+	}
+	if stored := len(b.stored(t)); stored != last.FromLine-1 {
+		t.Errorf("%d events stored, %d answered", stored, last.FromLine-1)
+	}
 }
 
 // TestStream_SpoolFull ends the stream with the line from which on nothing is stored.
