@@ -20,8 +20,8 @@ func TestStopped(t *testing.T) {
 			d := startDaemon(t, "")
 			d.awaitStored(t)              // before, there is nowhere to flush to
 			var at atomic.Pointer[string] // where the load goes
-			to := d.url()
-			at.Store(&to)
+			before := d.url()
+			at.Store(&before)
 			l := startLoad(t, random, func() string { return *at.Load() }, runningHour())
 			l.awaitProgress(2000)
 			pauseFor(t, random, 0, 500*time.Millisecond)
@@ -31,8 +31,8 @@ func TestStopped(t *testing.T) {
 			}
 			d.start(t) // the load doesn't know yet
 			d.checkUsage(t, &l.ledger)
-			to = d.url()
-			at.Store(&to)
+			after := d.url()
+			at.Store(&after)
 			l.drain()
 			d.checkUsage(t, &l.ledger)
 		})
