@@ -102,7 +102,7 @@ func (d *meterd) awaitStore(ctx context.Context) error {
 func (d *meterd) poll(ctx context.Context, patience time.Duration, what string, done func(metrics) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		m, err := d.metrics(ctx)

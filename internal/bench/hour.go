@@ -26,36 +26,29 @@ type hour struct {
 // measureHour fills an hour and closes it, first a small one, to see what grows with the number of events, then the whole
 // one. Filling it is the measurement of sustained ingest.
 func (b *bench) measureHour(ctx context.Context) error {
-	var small *result
-	for i, events := range []int{b.closeEvents / 10, b.closeEvents} {
-		events -= events % batchEvents // the client sends whole batches
-		// An hour that both runs use, whatever the clock does meanwhile.
-		h := &hour{bench: b, events: events, begins: lastHour()}
-		sustained := &result{}
-		if i == 1 {
-			sustained = b.report.add("b", "sustained into ClickHouse (%s), %s events, batches of %d, 8 connections", b.engineName(), short(float64(events)), batchEvents)
-		}
-		b.say("%s  fill and close an hour of %s events over %s instances", map[int]string{0: "d", 1: "b+d"}[i], short(float64(events)), short(float64(b.instances)))
-		closing := &result{}
-		if err := h.measure(ctx, sustained, closing, i == 1); err != nil {
-			return err
-		}
-		if i == 0 {
-			small = closing
-			continue
-		}
-		closing.ID, closing.What = "d", fmt.Sprintf("close of an hour: %s events, %s instances", short(float64(events)), short(float64(b.instances)))
-		closing.OthersBusy, closing.Load = othersBusy(), loadAverage()
-		for _, f := range small.Figures {
-			closing.note("with %s events: %s %s %s", short(float64(b.closeEvents/10)), f.Name, short(f.Median), f.Unit)
-		}
-		b.report.Results = append(b.report.Results, closing)
+	begins := lastHour() // of both runs, whatever the clock does meanwhile
+	size := fmt.Sprintf("%s events, %s instances", short(float64(b.closeEvents)), short(float64(b.instances)))
+	few := b.closeEvents / 10
+	b.say("d  fill and close an hour of %s events first", short(float64(few)))
+	before := &result{}
+	if err := b.runHour(ctx, few, begins, &result{}, before, false); err != nil {
+		return err
+	}
+	b.say("b, d  fill and close an hour of %s", size)
+	sustained := b.report.add("b", "sustained into ClickHouse (%s): %s, batches of %d, 8 connections", b.engineName(), size, batchEvents)
+	closing := b.report.add("d", "close of an hour and delivery to the sandbox: %s", size)
+	if err := b.runHour(ctx, b.closeEvents, begins, sustained, closing, true); err != nil {
+		return err
+	}
+	for _, f := range before.Figures {
+		closing.note("with %s events: %s %s %s", short(float64(few)), f.Name, short(f.Median), f.Unit)
 	}
 	return nil
 }
 
-// measure runs the hour; limits says whether to measure those of the engine as well.
-func (h *hour) measure(ctx context.Context, sustained, closing *result, limits bool) (err error) {
+// runHour runs one hour of events; limits says whether to measure those of the engine as well.
+func (b *bench) runHour(ctx context.Context, events int, begins time.Time, sustained, closing *result, limits bool) (err error) {
+	h := &hour{bench: b, events: events - events%batchEvents, begins: begins} // the client sends whole batches
 	if err := h.start(ctx); err != nil {
 		return errors.Join(err, h.stop())
 	}
@@ -170,7 +163,7 @@ type pacer struct {
 
 // watch looks at the daemon until ctx ends.
 func (p *pacer) watch(ctx context.Context) {
-	ticker := time.NewTicker(50 * time.Millisecond)
+	ticker := time.NewTicker(200 * time.Millisecond) // reading metrics costs the daemon time as well
 	defer ticker.Stop()
 	for {
 		if m, err := p.daemon.metrics(ctx); err == nil {

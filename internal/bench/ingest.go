@@ -102,8 +102,7 @@ func (m *intake) once(ctx context.Context) error {
 	m.res.got(unit, "", rate)
 	m.res.got("ack p50", "ms", done.p50.Seconds()*1000)
 	m.res.got("ack p99", "ms", done.p99.Seconds()*1000)
-	m.res.got("daemon's CPU "+map[bool]string{true: "a request", false: "an event"}[m.load.batch == 1], "µs",
-		(after.cpu-before.cpu).Seconds()*1e6/float64(done.events))
+	m.res.got("daemon's CPU an event", "µs", (after.cpu-before.cpu).Seconds()*1e6/float64(done.events))
 	m.res.got("requests a sync", "", float64(done.requests)/groups)
 	m.res.got("bytes written an event", "B", groupBytes/perGroup)
 	return m.limits(ctx, int(groupBytes), perGroup)
