@@ -119,9 +119,7 @@ func TestEngineKilled(t *testing.T) {
 			d.awaitEngine(t, engine)
 			meanwhile += l.acknowledged() - killed
 		}
-		if n := l.failuresAt(d.url()); n != 0 {
-			t.Errorf("%d requests noticed that the engine was killed", n)
-		}
+		l.checkNoFailure(d.url()) // nobody may notice
 		// The pause before an engine that crashes is started again doubles; a restarted daemon begins anew.
 		d.restart(t)
 	}
@@ -163,9 +161,7 @@ func TestServerKilled(t *testing.T) {
 	if meanwhile == 0 {
 		t.Error("nothing was acknowledged while there was no server")
 	}
-	if n := l.failuresAll(); n != 0 {
-		t.Errorf("%d requests noticed that the server was killed", n)
-	}
+	l.checkNoFailure(d.url()) // nobody may notice
 	finish(t, d, m, l)
 }
 

@@ -28,28 +28,37 @@ type load struct {
 	abort   context.Context
 	clients sync.WaitGroup
 
-	failures sync.Map     // by URL of the daemon, *atomic.Int64: requests without an answer, answers 429 and 503
+	failures sync.Map     // by URL of the daemon, *failures
 	resent   atomic.Int64 // events that were sent again although acknowledged
 }
 
-// failed counts a request that a daemon did not acknowledge.
-func (l *load) failed(url string) {
-	count, _ := l.failures.LoadOrStore(url, new(atomic.Int64))
-	count.(*atomic.Int64).Add(1)
+// failures are requests that one daemon did not acknowledge: without an answer, or answered 429 or 503.
+type failures struct {
+	count atomic.Int64
+	first atomic.Value // text
 }
 
-// failuresAt is how many requests to one daemon were not acknowledged.
-func (l *load) failuresAt(url string) int64 {
-	if count, ok := l.failures.Load(url); ok {
-		return count.(*atomic.Int64).Load()
+// failed counts a request that a daemon did not acknowledge.
+func (l *load) failed(url, why string) {
+	value, _ := l.failures.LoadOrStore(url, new(failures))
+	f := value.(*failures)
+	f.count.Add(1)
+	f.first.CompareAndSwap(nil, why)
+}
+
+// checkNoFailure wants every request to a daemon to have been acknowledged.
+func (l *load) checkNoFailure(url string) {
+	l.t.Helper()
+	if value, ok := l.failures.Load(url); ok {
+		f := value.(*failures)
+		l.t.Errorf("%d requests were not acknowledged, the first: %v", f.count.Load(), f.first.Load())
 	}
-	return 0
 }
 
 // failuresAll is how many requests were not acknowledged.
 func (l *load) failuresAll() (all int64) {
-	l.failures.Range(func(_, count any) bool {
-		all += count.(*atomic.Int64).Load()
+	l.failures.Range(func(_, value any) bool {
+		all += value.(*failures).count.Load()
 		return true
 	})
 	return all
@@ -218,7 +227,7 @@ func (c *requestClient) post(events []event) bool {
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		c.failed(at)
+		c.failed(at, err.Error())
 		return false
 	}
 	defer response.Body.Close()
@@ -230,7 +239,7 @@ func (c *requestClient) post(events []event) bool {
 		if response.Header.Get("Retry-After") == "" {
 			c.t.Errorf("%s without Retry-After: %s", response.Status, errorText(answer))
 		}
-		c.failed(at)
+		c.failed(at, errorText(answer))
 		return false
 	default:
 		c.t.Errorf("events refused: %s: %s", response.Status, errorText(answer))

@@ -20,8 +20,8 @@ type streamClient struct {
 
 // run streams until the load stops and everything is acknowledged.
 func (c *streamClient) run() {
-	c.http.Transport = &http.Transport{}
-	defer c.http.CloseIdleConnections()
+	// A connection for each stream: Go's client may still be closing one whose answer ended before all was written.
+	c.http.Transport = &http.Transport{DisableKeepAlives: true}
 	for !c.stopped() || len(c.open) > 0 {
 		if c.abort.Err() != nil {
 			return
@@ -67,7 +67,7 @@ func (c *streamClient) stream() {
 	request.Header.Set("Content-Type", "application/x-ndjson")
 	response, err := c.http.Do(request)
 	if err != nil {
-		c.failed(at)
+		c.failed(at, "stream: "+err.Error())
 		return
 	}
 	defer response.Body.Close()
@@ -75,7 +75,7 @@ func (c *streamClient) stream() {
 	case http.StatusNoContent: // an empty stream
 		return
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		c.failed(at)
+		c.failed(at, "stream: "+response.Status)
 		return
 	case http.StatusOK:
 		acknowledged = c.follow(response.Body, at)
@@ -119,7 +119,7 @@ func (c *streamClient) follow(r io.Reader, at string) (acknowledged int) {
 			if a.Error.Status != http.StatusTooManyRequests && a.Error.Status != http.StatusServiceUnavailable {
 				c.t.Errorf("stream ended by the daemon: %s", errorText(lines.Bytes()))
 			}
-			c.failed(at)
+			c.failed(at, "stream: "+errorText(lines.Bytes()))
 			break
 		}
 		if a.Rejected > 0 {
