@@ -71,8 +71,8 @@ func (b *bench) measureIntake(ctx context.Context, id string, connections, batch
 		if err := m.once(ctx); err != nil {
 			return err
 		}
+		judge(m.res)
 	}
-	judge(m.res)
 	return nil
 }
 

@@ -192,6 +192,9 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *report, err
 			continue
 		}
 		if err := steps[name](ctx); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx) // which names the signal
+			}
 			return r, fmt.Errorf("measure %s: %w", name, err)
 		}
 	}

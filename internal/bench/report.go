@@ -64,7 +64,7 @@ func newReport(o options) *report {
 // begin describes the machine before anything is measured.
 func (r *report) begin(work string) {
 	r.Machine = describeMachine(work)
-	if busy := othersBusy(); busy > 0.1 || r.Machine.Load > 0.5 {
+	if busy := othersBusy(); busy > 0.1 {
 		r.Warnings = append(r.Warnings, fmt.Sprintf(
 			"this machine is busy (load average %.2f, processors %.0f %% in use by others): trust ratios to the limits, not figures", r.Machine.Load, 100*busy))
 	}
