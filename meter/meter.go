@@ -71,6 +71,12 @@ type Meter struct {
 	Instance string
 	// ProductID is the marketplace's product id of the billing item; only the old KooGallery usage push needs it.
 	ProductID string
+	// Product is the name of the product in the configuration that the meter belongs to; "" means the default terms.
+	Product string
+	// Late says what becomes of usage that arrives after its window was billed: "carry", "hold" or "write_off"; "" means carry.
+	Late string
+	// Price is the price of one billed unit, only for estimates of the money at risk; zero if not known.
+	Price Quantity
 }
 
 var slugPattern = regexp.MustCompile(`^[a-z0-9]+(?:_[a-z0-9]+)*$`)

@@ -57,7 +57,7 @@ type ClosedSummary struct {
 }
 
 // add counts one more closed window.
-func (s *ClosedSummary) add(c WindowClose, states map[State]uint64) {
+func (s *ClosedSummary) add(c Booking, states map[State]uint64) {
 	if s.Windows == 0 {
 		s.First = c.Window
 		s.States = map[State]uint64{}
@@ -84,7 +84,7 @@ type Closer struct {
 	lastVersion uint64 // guarded by turn
 
 	mu         sync.Mutex
-	lastClosed WindowClose // as far as this process knows
+	lastClosed Booking // as far as this process knows
 }
 
 // NewCloser checks the options and reports every fault at once.
@@ -172,13 +172,13 @@ func (c *Closer) closeSome(ctx context.Context, until time.Time, limit int) (Clo
 }
 
 // LastClosed returns the last closed window as far as this process knows: zero before its first look into the books.
-func (c *Closer) LastClosed() WindowClose {
+func (c *Closer) LastClosed() Booking {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lastClosed
 }
 
-func (c *Closer) setLastClosed(w WindowClose) {
+func (c *Closer) setLastClosed(w Booking) {
 	c.mu.Lock()
 	c.lastClosed = w
 	c.mu.Unlock()
@@ -231,16 +231,9 @@ func (c *Closer) flush(ctx context.Context) error {
 
 // nextVersion returns a version for a close of w that is higher than every version used before: by this process, by the
 // last close, and by closes of w that were interrupted, as far as the books can tell.
-func (c *Closer) nextVersion(ctx context.Context, w meter.Window, floor uint64) (uint64, error) {
-	version := max(c.lastVersion, floor)
-	if reader, ok := c.o.Books.(VersionReader); ok {
-		used, err := reader.HighestVersion(ctx, w)
-		if err != nil {
-			return 0, fmt.Errorf("read versions used before: %w", err)
-		}
-		version = max(version, used)
-	}
-	version++
+func (c *Closer) nextVersion(_ context.Context, w meter.Window, floor uint64) (uint64, error) {
+	_ = w
+	version := max(c.lastVersion, floor) + 1
 	if ns := c.o.Now().UnixNano(); ns > 0 {
 		version = max(version, uint64(ns))
 	}
@@ -250,26 +243,31 @@ func (c *Closer) nextVersion(ctx context.Context, w meter.Window, floor uint64) 
 
 // closeWindow closes one window. When two subjects turn out to share an instance only after one of their records was
 // written, that version is abandoned, and a second pass holds both.
-func (c *Closer) closeWindow(ctx context.Context, w meter.Window, floor uint64) (WindowClose, map[State]uint64, error) {
+func (c *Closer) closeWindow(ctx context.Context, w meter.Window, floor uint64) (Booking, map[State]uint64, error) {
 	began := c.o.Now()
 	contested := map[string][]SubjectMeter{}
 	for {
 		version, err := c.nextVersion(ctx, w, floor)
 		if err != nil {
-			return WindowClose{}, nil, err
+			return Booking{}, nil, err
 		}
 		cl := newClosing(c, w, version, contested)
 		closed, err := cl.run(ctx)
 		if err != nil {
-			return WindowClose{}, nil, err
+			return Booking{}, nil, err
 		}
 		if len(cl.collisions) > 0 {
 			maps.Copy(contested, cl.collisions)
 			floor = version
 			continue
 		}
-		if err := c.o.Books.WriteClose(ctx, closed); err != nil {
-			return WindowClose{}, nil, fmt.Errorf("write close: %w", err)
+		last, _, err := c.o.Books.LastBooking(ctx)
+		if err != nil {
+			return Booking{}, nil, fmt.Errorf("read last booking: %w", err)
+		}
+		closed.Number = last.Number + 1
+		if err := c.o.Books.Commit(ctx, closed); err != nil {
+			return Booking{}, nil, fmt.Errorf("commit booking %d: %w", closed.Number, err)
 		}
 		c.setLastClosed(closed)
 		c.report(closed, cl, c.o.Now().Sub(began))
@@ -278,7 +276,7 @@ func (c *Closer) closeWindow(ctx context.Context, w meter.Window, floor uint64) 
 }
 
 // report tells people and metrics about a closed window.
-func (c *Closer) report(closed WindowClose, cl *closing, took time.Duration) {
+func (c *Closer) report(closed Booking, cl *closing, took time.Duration) {
 	c.log.Info("window closed", "window_start", closed.Window.Start, "events", closed.Events, "usages", closed.Usages,
 		"records", closed.Records, "pending", cl.states[StatePending], "carried", cl.states[StateCarried],
 		"held", cl.states[StateHeld], "version", closed.Version, "took", took)
@@ -295,5 +293,5 @@ func (c *Closer) report(closed WindowClose, cl *closing, took time.Duration) {
 			c.o.Observer.RecordsChanged(state, int(n)) //nolint:gosec // a count of records
 		}
 	}
-	c.o.Observer.WindowClosed(closed, took)
+	c.o.Observer.Booked(closed, took)
 }

@@ -46,31 +46,31 @@ func newClosing(c *Closer, w meter.Window, version uint64, contested map[string]
 }
 
 // run aggregates the window and writes its usage and records. They count only once the returned close is written.
-func (cl *closing) run(ctx context.Context) (WindowClose, error) {
+func (cl *closing) run(ctx context.Context) (Booking, error) {
 	books := cl.c.o.Books
-	remainders, err := books.Remainders(ctx, cl.w)
+	remainders, err := books.Balances(ctx, nil)
 	if err != nil {
-		return WindowClose{}, fmt.Errorf("read remainders: %w", err)
+		return Booking{}, fmt.Errorf("read balances: %w", err)
 	}
 	cl.carried = make(map[SubjectMeter]meter.Quantity, len(remainders))
 	for _, r := range remainders {
 		cl.carried[SubjectMeter{r.Subject, r.Meter}] = r.Quantity
 	}
 	if len(cl.c.o.Meters) > 0 {
-		err = books.AggregateWindow(ctx, cl.w, cl.c.o.Meters, func(u WindowUsage) error { return cl.take(ctx, u) })
+		err = books.AggregateWindow(ctx, Scope{Hour: cl.w}, cl.c.o.Meters, func(u WindowUsage) error { return cl.take(ctx, u) })
 		if err != nil {
-			return WindowClose{}, fmt.Errorf("aggregate: %w", err)
+			return Booking{}, fmt.Errorf("aggregate: %w", err)
 		}
 	}
 	if err := cl.write(ctx); err != nil {
-		return WindowClose{}, err
+		return Booking{}, err
 	}
 	events, err := books.CountWindowEvents(ctx, cl.w)
 	if err != nil {
-		return WindowClose{}, fmt.Errorf("count events: %w", err)
+		return Booking{}, fmt.Errorf("count events: %w", err)
 	}
-	return WindowClose{
-		Window: cl.w, Version: cl.version, ClosedAt: cl.at, Events: events, Usages: cl.usages, Records: cl.billed,
+	return Booking{
+		Kind: BookingClose, Window: cl.w, Version: cl.version, At: cl.at, Events: events, Usages: cl.usages, Records: cl.billed,
 	}, nil
 }
 
@@ -121,16 +121,8 @@ func (cl *closing) write(ctx context.Context) error {
 	if len(cl.collisions) > 0 {
 		return nil
 	}
-	if len(cl.usage) > 0 {
-		if err := cl.c.o.Books.WriteUsage(ctx, cl.usage); err != nil {
-			return fmt.Errorf("write hourly usage: %w", err)
-		}
-	}
-	if len(cl.records) == 0 {
-		return nil
-	}
-	if err := cl.c.o.Books.WriteRecords(ctx, cl.records); err != nil {
-		return fmt.Errorf("write bill records: %w", err)
+	if err := cl.c.o.Books.WriteRows(ctx, Booking{Window: cl.w, Version: cl.version}, Rows{Usage: cl.usage, Records: cl.records}); err != nil {
+		return fmt.Errorf("write rows: %w", err)
 	}
 	if cl.c.log.Enabled(ctx, slog.LevelDebug) {
 		for _, r := range cl.records {
@@ -147,7 +139,7 @@ func (cl *closing) write(ctx context.Context) error {
 func (cl *closing) bill(u WindowUsage, m meter.Meter) BillRecord {
 	o := &cl.c.o
 	r := BillRecord{
-		Seller: o.Seller, Subject: u.Subject, Meter: u.Meter, Window: cl.w,
+		Seller: o.Seller, Subject: u.Subject, Meter: u.Meter, Window: cl.w, Booked: cl.w,
 		Usage: u.Quantity, CarriedIn: cl.carried[SubjectMeter{u.Subject, u.Meter}], Scale: m.Scale,
 		// Not the time of writing: a second reporter, or the same one after an interruption, must produce the same bytes.
 		RecordTime: cl.w.End.Add(o.Grace), Version: cl.version,
@@ -181,7 +173,7 @@ func (cl *closing) bill(u WindowUsage, m meter.Meter) BillRecord {
 			state, reason = StateHeld, err.Error()
 		}
 	}
-	r.Last = Transition{SN: r.SN, Window: r.Window, Seq: 1, State: state, At: cl.at, Message: reason}
+	r.Last = Transition{SN: r.SN, Booked: r.Booked, Seq: 1, State: state, At: cl.at, Message: reason}
 	return r
 }
 

@@ -49,7 +49,7 @@ func (p *pass) run(ctx context.Context) error {
 
 // windows goes through the unsettled windows, oldest first.
 func (p *pass) windows(ctx context.Context) error {
-	windows, err := p.r.o.Books.UnsettledWindows(ctx)
+	windows, err := p.r.o.Books.UnsettledBookings(ctx)
 	if err != nil {
 		return fmt.Errorf("read unsettled windows: %w", err)
 	}
@@ -80,7 +80,7 @@ func (p *pass) stop(reason StopReason, retryAt time.Time) {
 }
 
 // unfinished counts a window that has records left to send.
-func (p *pass) unfinished(c WindowClose, due uint64) {
+func (p *pass) unfinished(c Booking, due uint64) {
 	p.sum.Unsettled++
 	p.sum.DueLeft += due
 	if p.sum.OldestDue.IsZero() {
@@ -104,7 +104,7 @@ func (p *pass) countDue(ctx context.Context) {
 }
 
 // window sends what is due of one closed window and settles it when nothing is left.
-func (p *pass) window(ctx context.Context, c WindowClose) error {
+func (p *pass) window(ctx context.Context, c Booking) error {
 	var left uint64
 	for after := MeteringSN(""); p.sum.Stopped == StopNone; {
 		recs, err := p.r.o.Books.DueRecords(ctx, c, after, p.r.o.PageSize)
@@ -136,7 +136,7 @@ func (p *pass) window(ctx context.Context, c WindowClose) error {
 }
 
 // settle settles the window, unless something is due after all: settling what is due would lose it.
-func (p *pass) settle(ctx context.Context, c WindowClose) error {
+func (p *pass) settle(ctx context.Context, c Booking) error {
 	recs, err := p.r.o.Books.DueRecords(ctx, c, "", 1)
 	if err != nil {
 		return fmt.Errorf("read due records: %w", err)
@@ -146,7 +146,7 @@ func (p *pass) settle(ctx context.Context, c WindowClose) error {
 		return nil
 	}
 	c.SettledAt = p.r.o.Clock.Now().UTC()
-	if err := p.r.o.Books.SettleWindow(ctx, c); err != nil {
+	if err := p.r.o.Books.SettleBooking(ctx, c); err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
 	p.sum.Settled++

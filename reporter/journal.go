@@ -23,7 +23,7 @@ func advance(last Transition, ch change, at time.Time) (Transition, error) {
 		return Transition{}, fmt.Errorf("record %s: %s can't become %s", last.SN, last.State, ch.state)
 	}
 	t := Transition{
-		SN: last.SN, Window: last.Window, Seq: last.Seq + 1, State: ch.state, At: at, Attempt: last.Attempt,
+		SN: last.SN, Booked: last.Booked, Seq: last.Seq + 1, State: ch.state, At: at, Attempt: last.Attempt,
 		Code: ch.code, Message: ch.message,
 	}
 	if ch.state == StateSending {
@@ -93,7 +93,7 @@ func stateLevel(s State) slog.Level {
 	case StateRejected, StateHeld:
 		return slog.LevelWarn // a person must act
 	case StatePending, StateSending, StateAccepted, StateConfirmed, StateFailed, StateUnknown, StateWrittenOff,
-		StateUnbillable, StateCarried, StateShadowed, StateDryRun:
+		StateUnbillable, StateCarried, StateShadowed, StateDryRun, StateReplaced:
 		return slog.LevelDebug // a line for the whole batch is written elsewhere
 	}
 	return slog.LevelDebug

@@ -20,8 +20,10 @@ type Observer interface {
 	RecordsChanged(state State, n int)
 	// CallDone tells of each call to the marketplace.
 	CallDone(c Call)
-	// WindowClosed tells of each closed window and how long closing it took.
-	WindowClosed(c WindowClose, took time.Duration)
+	// Booked tells of each booking, once it is committed, and how long making it took.
+	Booked(b Booking, took time.Duration)
+	// Adjusted tells that an amount went somewhere else than into its hour's record, once that is committed.
+	Adjusted(a Adjustment)
 	// BreakerChanged tells of each change of a marketplace's breaker.
 	BreakerChanged(marketplace string, to BreakerState)
 }
@@ -35,8 +37,11 @@ func (NopObserver) RecordsChanged(State, int) {}
 // CallDone does nothing.
 func (NopObserver) CallDone(Call) {}
 
-// WindowClosed does nothing.
-func (NopObserver) WindowClosed(WindowClose, time.Duration) {}
+// Booked does nothing.
+func (NopObserver) Booked(Booking, time.Duration) {}
+
+// Adjusted does nothing.
+func (NopObserver) Adjusted(Adjustment) {}
 
 // BreakerChanged does nothing.
 func (NopObserver) BreakerChanged(string, BreakerState) {}

@@ -42,19 +42,19 @@ func (id RecordIdentity) SN() MeteringSN {
 	return MeteringSN(hex.EncodeToString(h.Sum(nil)[:16]))
 }
 
-// HourlyUsage is the exact usage of one subject and meter in one closed window, in the meter's unit. A later version of
-// the same (window, subject, meter) replaces an earlier one; it never adds.
+// HourlyUsage is the exact usage of one subject and meter in one hour as a booking counted it, in the meter's unit. A later
+// booking's row for the same (window, subject, meter) replaces an earlier one; it never adds.
 type HourlyUsage struct {
 	Window   meter.Window
 	Subject  string
 	Meter    string // slug
 	Quantity meter.Quantity
 	Events   uint64 // deduplicated events behind the quantity
-	Version  uint64 // version of the close that wrote it
+	Version  uint64 // version of the booking that wrote it
 }
 
-// BillRecord is what is, was or will be reported for one instance and window. It never changes once its window is
-// closed; its state is the last of its transitions.
+// BillRecord is what is, was or will be reported for one instance and window. It never changes once its booking is
+// committed; its state is the last of its transitions.
 type BillRecord struct {
 	SN         MeteringSN
 	Seller     string
@@ -62,9 +62,13 @@ type BillRecord struct {
 	ProductID  string // only for marketplaces that want it
 	Subject    string // whose usage it is
 	Meter      string // slug
-	Window     meter.Window
-	// Usage is the hour's usage and CarriedIn the remainder of earlier windows, both in the meter's unit;
-	// Usage + CarriedIn = Billed × Scale + CarriedOut.
+	// Window is what the marketplace is told: an hour, a day, or the part of one in which the instance was open. Booked is
+	// the hour under which the record is kept: the window of its booking.
+	Window, Booked meter.Window
+	// Mode says where the record goes; it was decided when the record was made and never changes.
+	Mode Mode
+	// Usage is the usage that its booking booked for the account and CarriedIn the balance before, both in the meter's unit;
+	// CarriedOut is the balance after. Usage + CarriedIn = Billed × Scale + CarriedOut.
 	Usage, CarriedIn, CarriedOut, Scale meter.Quantity
 	// Billed is what the marketplace is told, truncated to its number of decimals. It may be zero: then nothing is sent
 	// and the record goes straight to StateCarried.
@@ -72,7 +76,8 @@ type BillRecord struct {
 	RecordTime time.Time // when the record was produced; part of what is sent
 	Package    string    // package instance the usage is taken from; "" if none
 	Revision   uint32
-	Version    uint64 // version of the close that wrote it
+	Replaces   MeteringSN // the failed record that this one reports again; "" if none. The replaced one's amount doesn't count.
+	Version    uint64     // version of the booking that wrote it
 
 	// State, Seq, Attempt and the rest of the last transition, filled when read from the ledger.
 	Last Transition
@@ -98,7 +103,7 @@ func (r BillRecord) UsageRecord() UsageRecord {
 // Transition is one appended row in the life of a bill record.
 type Transition struct {
 	SN      MeteringSN
-	Window  meter.Window // of the record; the ledger is ordered by it
+	Booked  meter.Window // of the record; the ledger is ordered by it
 	Seq     uint32       // 1, 2, 3 … within the record
 	State   State
 	At      time.Time
@@ -110,4 +115,8 @@ type Transition struct {
 	Message     string
 	RequestHash string
 	Latency     time.Duration
+	// Detail is raw text of the marketplace about this record, kept as it came; "" if none.
+	Detail string
+	// Actor is the person whose act it was; "" for what happens by itself. The reason is the Message.
+	Actor string
 }

@@ -38,34 +38,39 @@ const (
 	StateShadowed State = 13
 	// StateDryRun: mode dry-run; it went nowhere.
 	StateDryRun State = 14
+	// StateReplaced: failed, and reported again as another record (BillRecord.Replaces).
+	StateReplaced State = 15
 )
 
 var stateNames = map[State]string{
 	StatePending: "pending", StateSending: "sending", StateAccepted: "accepted", StateConfirmed: "confirmed",
 	StateFailed: "failed", StateUnknown: "unknown", StateRejected: "rejected", StateExpired: "expired",
 	StateHeld: "held", StateWrittenOff: "written_off", StateUnbillable: "unbillable", StateCarried: "carried",
-	StateShadowed: "shadowed", StateDryRun: "dry_run",
+	StateShadowed: "shadowed", StateDryRun: "dry_run", StateReplaced: "replaced",
 }
 
 // transitions is the one table of permitted transitions. A state that isn't a key here is final.
 var transitions = map[State][]State{
-	0: {StatePending, StateHeld, StateUnbillable, StateCarried, StateWrittenOff},
+	0: {StatePending, StateHeld, StateUnbillable, StateCarried, StateWrittenOff, StateDryRun},
 	StatePending: {
 		StateSending, StateExpired, StateHeld, StateWrittenOff, StateUnbillable, StateShadowed, StateDryRun,
 	},
-	StateSending:  {StateAccepted, StatePending, StateUnknown, StateRejected, StateExpired, StateHeld},
+	StateSending: {
+		StateAccepted, StatePending, StateUnknown, StateRejected, StateExpired, StateHeld, StateShadowed,
+	},
 	StateUnknown:  {StateSending, StateExpired, StateHeld, StateWrittenOff, StateAccepted, StateConfirmed, StateFailed},
 	StateAccepted: {StateConfirmed, StateFailed},
-	StateRejected: {StatePending, StateWrittenOff, StateUnbillable, StateHeld},
+	StateRejected: {StatePending, StateWrittenOff, StateUnbillable, StateHeld, StateReplaced},
 	StateHeld:     {StatePending, StateWrittenOff, StateUnbillable, StateExpired},
-	StateFailed:   {StateWrittenOff, StateUnbillable, StateConfirmed},
-	StateExpired:  {StateWrittenOff, StateUnbillable},
+	StateFailed:   {StateWrittenOff, StateUnbillable, StateConfirmed, StateReplaced},
+	// A person who knows better (the marketplace's clock or ours was wrong) can have it sent after all.
+	StateExpired: {StateWrittenOff, StateUnbillable, StatePending},
 }
 
 // States lists every state in order of its number.
 func States() []State {
 	all := make([]State, 0, len(stateNames))
-	for s := StatePending; s <= StateDryRun; s++ {
+	for s := StatePending; s <= StateReplaced; s++ {
 		all = append(all, s)
 	}
 	return all

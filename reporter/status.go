@@ -40,7 +40,7 @@ func (r *Reporter) Status() ReporterStatus {
 type Status struct {
 	Now time.Time `json:"now"`
 	// LastClosed is the last window closed by this process or found closed by it; zero if there is none or it is not known yet.
-	LastClosed WindowClose `json:"last_closed"`
+	LastClosed Booking `json:"last_closed"`
 	// CloseErr is why the last attempt to close failed, "" if it did not.
 	CloseErr string `json:"close_err,omitempty"`
 	// Deadline is when reporting stops being on time: for the oldest window that is not settled, or else for the hour that
