@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/meterd/meterd/internal/killpoint"
 )
 
 // DeadLetter is one refused event.
@@ -221,10 +223,12 @@ func (d *DeadLetters) Add(letters ...DeadLetter) error {
 	if written == 0 {
 		return nil
 	}
+	killpoint.Hit("deadletters.add.before")
 	if err := d.write(out.Bytes()); err != nil {
 		d.stats.Failed += uint64(written)
 		return fmt.Errorf("add dead letters: %w", err)
 	}
+	killpoint.Hit("deadletters.add.written")
 	d.nextID = id
 	d.stats.Letters += written
 	d.stats.Written += uint64(written)

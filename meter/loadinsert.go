@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"time"
+
+	"github.com/meterd/meterd/internal/killpoint"
 )
 
 // insertBatch makes one attempt at storing a batch. Rows are built once, so that every attempt writes the same.
@@ -31,7 +33,9 @@ func (l *Loader) insertBatch(ctx context.Context, b *loadBatch, w *rowBuilder) (
 	if l.opts.OnBatch != nil {
 		ctx, insert = l.opts.OnBatch(ctx, w.traceparents, w.rows.Len())
 	}
+	killpoint.Hit("loader.insert.before")
 	err = l.opts.Store.InsertEvents(ctx, &w.rows)
+	killpoint.Hit("loader.insert.done")
 	insert(err)
 	if errors.Is(err, ErrRefused) && ctx.Err() == nil {
 		if !b.refused {

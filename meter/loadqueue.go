@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/meterd/meterd/internal/killpoint"
 	"github.com/meterd/meterd/meter/spool"
 )
 
@@ -194,7 +195,9 @@ func (l *Loader) settle(ctx context.Context, b *loadBatch) (idle bool) {
 		return false // an earlier batch is still on its way; whoever inserts it confirms both
 	}
 	for retry := newBackoff(l.opts.RetryMin, l.opts.RetryMax); ; {
+		killpoint.Hit("loader.confirm.before")
 		err := l.opts.Spool.Confirm(end)
+		killpoint.Hit("loader.confirm.done")
 		if err == nil {
 			break
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meterd/meterd/internal/killpoint"
 	"github.com/meterd/meterd/meter"
 )
 
@@ -146,9 +147,11 @@ func (p *pass) settle(ctx context.Context, c Booking) error {
 		return nil
 	}
 	c.SettledAt = p.r.o.Clock.Now().UTC()
+	killpoint.Hit("settle.before")
 	if err := p.r.o.Books.SettleBooking(ctx, c); err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
+	killpoint.Hit("settle.written")
 	p.sum.Settled++
 	p.r.log.Info("window settled", "window_start", c.Window.Start, "records", c.Records)
 	return nil
@@ -362,9 +365,11 @@ func (p *pass) call(ctx context.Context, seg segment) (Class, error) {
 		changes[i] = change{rec: &recs[i], state: StateSending}
 		batch[i] = recs[i].UsageRecord()
 	}
+	killpoint.Hit("sending.before")
 	if err := p.r.commit(ctx, changes, false); err != nil {
 		return 0, err
 	}
+	killpoint.Hit("sending.written")
 	res := p.r.push(ctx, batch)
 	class = res.Class
 	p.sum.Calls++
@@ -399,7 +404,9 @@ func (r *Reporter) push(ctx context.Context, batch []UsageRecord) (res Result) {
 			res = Result{Class: ClassUnknown, Message: "internal error in the marketplace client"}
 		}
 	}()
+	killpoint.Hit("push.before")
 	res = r.o.Marketplace.Push(callCtx, batch)
+	killpoint.Hit("push.after")
 	if res.Class.String() == "" {
 		res.Message = fmt.Sprintf("answer of no known class (%d): %s", res.Class, res.Message)
 		res.Class = ClassUnknown
@@ -425,9 +432,11 @@ func (p *pass) conclude(ctx context.Context, recs []BillRecord, origin []State, 
 	// The outcome is written even when ctx has ended in the meantime.
 	writeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.r.o.PushTimeout)
 	defer cancel()
+	killpoint.Hit("outcome.before")
 	if err := p.r.commit(writeCtx, changes, true); err != nil {
 		return err
 	}
+	killpoint.Hit("outcome.written")
 	p.count(counts)
 	return nil
 }

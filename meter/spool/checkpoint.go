@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/meterd/meterd/internal/killpoint"
 	"github.com/meterd/meterd/meter/spool/internal/vfs"
 )
 
@@ -130,6 +131,7 @@ func writeAtomic(fsys vfs.FS, name string, write func(vfs.File) error) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
+		killpoint.Hit("spool.file.written")
 		err = fsys.Rename(tmp, name)
 	}
 	if err != nil {
@@ -138,5 +140,6 @@ func writeAtomic(fsys vfs.FS, name string, write func(vfs.File) error) error {
 		}
 		return err
 	}
+	killpoint.Hit("spool.file.renamed")
 	return fsys.SyncDir(filepath.Dir(name))
 }

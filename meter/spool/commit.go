@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meterd/meterd/internal/killpoint"
 	"github.com/meterd/meterd/meter/spool/internal/vfs"
 )
 
@@ -88,6 +89,7 @@ func (s *Spool) seal() {
 		s.opts.Logger.Warn("cannot close a finished spool segment", "segment", s.w.seg.number, "err", err)
 	}
 	s.w.file, s.w.seg = nil, nil
+	killpoint.Hit("spool.segment.sealed")
 }
 
 // commit makes a group durable and publishes it, or returns why not; then
@@ -106,6 +108,7 @@ func (s *Spool) commit(group []*request) error {
 	}
 	at := s.place(group)
 	begun := s.opts.Now()
+	killpoint.Hit("spool.append.before")
 	_, err := s.w.file.WriteAt(s.contiguous(group), s.w.seg.end)
 	if err != nil {
 		s.release(size)
@@ -113,11 +116,13 @@ func (s *Spool) commit(group []*request) error {
 		return uncertain(fmt.Errorf("write spool segment %d: %w", s.w.nextNumber-1, err))
 	}
 	written := s.opts.Now()
+	killpoint.Hit("spool.append.written")
 	if err := s.w.file.Sync(); err != nil {
 		s.release(size)
 		s.cutBack(true)
 		return uncertain(fmt.Errorf("sync spool segment %d: %w", s.w.nextNumber-1, err))
 	}
+	killpoint.Hit("spool.append.synced")
 	c := Commit{
 		Records: len(group), Events: events, Bytes: size,
 		Write: written.Sub(begun), Sync: s.opts.Now().Sub(written),
@@ -265,6 +270,7 @@ func (s *Spool) createSegment(h segmentHeader) (vfs.File, error) {
 		err = s.fs.SyncDir(s.opts.Dir)
 	}
 	if err == nil {
+		killpoint.Hit("spool.segment.created")
 		return f, nil
 	}
 	_ = f.Close() // The first error tells more; an empty file that stays is cleared by Open.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/meterd/meterd/internal/killpoint"
 )
 
 // Confirm records durably that everything before pos has been dealt with, and
@@ -53,11 +55,15 @@ func (s *Spool) confirm(pos Position) error {
 	}
 	cp := s.checkpointLocked(pos, at, salt)
 	s.mu.Unlock()
+	killpoint.Hit("spool.checkpoint.before")
 	if err := writeCheckpoint(s.fs, s.opts.Dir, cp); err != nil {
 		return err
 	}
+	killpoint.Hit("spool.checkpoint.durable")
 	for _, seg := range s.advance(cp, oldest) {
+		killpoint.Hit("spool.discard.before")
 		s.discard(seg)
+		killpoint.Hit("spool.discard.done")
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type child struct {
 }
 
 // inheritedEnv names the variables a child gets. It needs no others, and the daemon's may hold secrets.
-var inheritedEnv = []string{"PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "GOCOVERDIR", "GORACE", "GOTRACEBACK"}
+var inheritedEnv = []string{"PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "GOCOVERDIR", "GORACE", "GOTRACEBACK", "METERD_KILL_AT"}
 
 // startChild starts the process. The end of its stdin tells it that the parent is gone, even after kill -9; the
 // kernel's parent-death signal would not do, since it follows the thread that started the child and Go ends threads.

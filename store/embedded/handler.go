@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/meterd/meterd/internal/killpoint"
 )
 
 // stallTimeout ends a request whose client neither sends nor takes bytes for so long, and so gives its connection back.
@@ -151,6 +153,7 @@ func (h *handler) answerWhole(w http.ResponseWriter, c *conn, req *request) erro
 // answerChange runs DDL and makes its files durable.
 func (h *handler) answerChange(w http.ResponseWriter, c *conn, req *request) error {
 	h.durable.forget()
+	killpoint.Hit("engine.change.before")
 	res, err := c.query(req.sql, req.format)
 	h.durable.forget()
 	if err != nil {
@@ -162,6 +165,7 @@ func (h *handler) answerChange(w http.ResponseWriter, c *conn, req *request) err
 			return err
 		}
 	}
+	killpoint.Hit("engine.change.done")
 	return writeAnswer(w, req.format, res.bytes())
 }
 
@@ -216,6 +220,7 @@ func (h *handler) serveInsert(w http.ResponseWriter, r *http.Request, req *reque
 // insert runs the insert from the body's file. announced is the row count of the body's first block.
 func (h *handler) insert(w http.ResponseWriter, c *conn, req *request, rows *body, announced uint64) error {
 	file := "file(" + quoteString(rows.path()) + ", 'Native')"
+	killpoint.Hit("engine.insert.before")
 	res, err := c.query(req.statement.insert+" SELECT "+selectList(req.statement.columns)+" FROM "+file, req.format)
 	if err != nil {
 		return err
@@ -235,6 +240,7 @@ func (h *handler) insert(w http.ResponseWriter, c *conn, req *request, rows *bod
 	if err := h.durable.inserted(c, req.statement.database, req.statement.table); err != nil {
 		return err
 	}
+	killpoint.Hit("engine.insert.done")
 	return writeSummary(w, sent, written)
 }
 
