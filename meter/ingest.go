@@ -61,6 +61,8 @@ type IngestOptions struct {
 	DeadLetters *DeadLetters
 	// MaxFuture and MaxAge bound an event's time around now; zero means no bound.
 	MaxFuture, MaxAge time.Duration
+	// BackfillAge takes the place of MaxAge for a backfill; zero means [DefaultBackfillAge].
+	BackfillAge time.Duration
 	// MaxPayloadBytes is the size at which a request is cut into several spool records; default 4 MiB.
 	MaxPayloadBytes int
 	// ReceivedAfter is the latest time at which this spool took a record before the restart; zero for a new one.
@@ -89,12 +91,15 @@ func NewIngester(opts IngestOptions) (*Ingester, error) {
 	require(opts.Now != nil, "a clock is required")
 	require(opts.Logger != nil, "a logger is required")
 	require(opts.Ack != AckStore || opts.Confirmer != nil, "acknowledging by the store needs a confirmer")
-	require(opts.MaxFuture >= 0 && opts.MaxAge >= 0 && opts.MaxPayloadBytes >= 0, "bounds must not be negative")
+	require(opts.MaxFuture >= 0 && opts.MaxAge >= 0 && opts.BackfillAge >= 0 && opts.MaxPayloadBytes >= 0, "bounds must not be negative")
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new ingester: %w", err)
 	}
 	if opts.MaxPayloadBytes == 0 {
 		opts.MaxPayloadBytes = defaultPayloadBytes
+	}
+	if opts.BackfillAge == 0 {
+		opts.BackfillAge = DefaultBackfillAge
 	}
 	in := &Ingester{opts: opts}
 	if !opts.ReceivedAfter.IsZero() {
@@ -109,10 +114,20 @@ func NewIngester(opts IngestOptions) (*Ingester, error) {
 // event; the error is one of ErrSpoolFull, ErrClosed, ErrUnavailable, ErrBatchTooLarge or the context's, and then
 // nothing is acknowledged: the sender has to send the request again. It is harmless that part of it may be stored already.
 func (in *Ingester) Accept(ctx context.Context, b *Batch, traceparent string, mode Mode) (Verdicts, error) {
+	return in.accept(ctx, b, traceparent, mode, timeRules{maxAge: in.opts.MaxAge})
+}
+
+// timeRules are those of one request about the times of its events.
+type timeRules struct {
+	maxAge   time.Duration // zero: no bound
+	required bool          // an event without a time is refused
+}
+
+func (in *Ingester) accept(ctx context.Context, b *Batch, traceparent string, mode Mode, rules timeRules) (Verdicts, error) {
 	v := &b.verdict
 	v.begin(b, in.opts.Catalog)
 	now := in.opts.Now()
-	in.check(b, now)
+	in.check(b, now, rules)
 	if len(b.Problems) > 0 {
 		in.reject(b, now)
 	}
@@ -138,14 +153,14 @@ func (in *Ingester) Accept(ctx context.Context, b *Batch, traceparent string, mo
 }
 
 // check applies the rules on time and the meters to each event and turns the bad ones into problems.
-func (in *Ingester) check(b *Batch, now time.Time) {
+func (in *Ingester) check(b *Batch, now time.Time, rules timeRules) {
 	v := &b.verdict
-	earliest, latest := in.bounds(now)
+	earliest, latest := in.bounds(now, rules)
 	kept := 0
 	before := len(b.Problems)
 	for i := range b.Events {
 		ev := &b.Events[i]
-		p := in.checkTime(ev, earliest, latest)
+		p := in.checkTime(ev, earliest, latest, rules)
 		metered := true
 		if p == nil {
 			metered, p = v.extractor.Check(ev)
@@ -172,10 +187,10 @@ func (in *Ingester) check(b *Batch, now time.Time) {
 }
 
 // bounds returns the earliest and latest permitted times in nanoseconds.
-func (in *Ingester) bounds(now time.Time) (earliest, latest int64) {
+func (in *Ingester) bounds(now time.Time, rules timeRules) (earliest, latest int64) {
 	earliest, latest = -1<<63, 1<<63-1
-	if in.opts.MaxAge > 0 {
-		earliest = now.Add(-in.opts.MaxAge).UnixNano()
+	if rules.maxAge > 0 {
+		earliest = now.Add(-rules.maxAge).UnixNano()
 	}
 	if in.opts.MaxFuture > 0 {
 		latest = now.Add(in.opts.MaxFuture).UnixNano()
@@ -183,7 +198,10 @@ func (in *Ingester) bounds(now time.Time) (earliest, latest int64) {
 	return earliest, latest
 }
 
-func (in *Ingester) checkTime(ev *Event, earliest, latest int64) *Problem {
+func (in *Ingester) checkTime(ev *Event, earliest, latest int64, rules timeRules) *Problem {
+	if ev.Stamped && rules.required {
+		return &Problem{Field: "time", Reason: ReasonMissing, Detail: "time is required in a backfill: without it an event counts now"}
+	}
 	if ev.Stamped || (ev.Time >= earliest && ev.Time <= latest) {
 		return nil
 	}
@@ -193,7 +211,7 @@ func (in *Ingester) checkTime(ev *Event, earliest, latest int64) *Problem {
 			"%s is more than %s in the future; check the sender's clock", at, in.opts.MaxFuture)}
 	}
 	return &Problem{Field: "time", Reason: ReasonTimeTooOld, Detail: fmt.Sprintf(
-		"%s is more than %s ago and can no longer be billed", at, in.opts.MaxAge)}
+		"%s is more than %s ago and can no longer be billed", at, rules.maxAge)}
 }
 
 // reserve gives out n times of receipt, later than any before, and returns the first. They run ahead of a clock that
