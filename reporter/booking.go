@@ -154,7 +154,8 @@ type HeldUsage struct {
 	Open meter.Quantity
 }
 
-// Life is what is known of an instance's life. Zero times mean "not known" for Opened and "not yet" for the others.
+// Life is what is known of an instance's life. Zero times mean "not known" for Opened and "not yet" for the others. Of several
+// openings or releases the earliest counts; a freeze while frozen and an unfreeze while not frozen change nothing.
 type Life struct {
 	InstanceID string
 	Opened     time.Time

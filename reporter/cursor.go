@@ -10,10 +10,10 @@ import (
 // Cursor names the place of a record in the order of [RecordReader.Records]; given as RecordFilter.After it selects the
 // records behind it.
 func Cursor(r BillRecord) string {
-	return strconv.FormatInt(r.Window.Start.Unix(), 36) + "-" + string(r.SN)
+	return strconv.FormatInt(r.Booked.Start.Unix(), 36) + "-" + string(r.SN)
 }
 
-// ParseCursor returns what a cursor stands for: records with a later window start, or the same and a greater number, come
+// ParseCursor returns what a cursor stands for: records booked in a later hour, or the same and a greater number, come
 // after it.
 func ParseCursor(cursor string) (start time.Time, sn MeteringSN, err error) {
 	seconds, number, ok := strings.Cut(cursor, "-")

@@ -34,7 +34,7 @@ type WindowBooks interface {
 	// FirstEventHour returns the window of the earliest stored event; ok is false when there is none.
 	FirstEventHour(ctx context.Context) (w meter.Window, ok bool, err error)
 
-	// Touches returns the touches of an hour, to be covered by the booking that counts the hour after this call.
+	// Touches returns the touches of an hour that no committed booking covers, to be covered by the booking that counts the hour after this call.
 	Touches(ctx context.Context, hour meter.Window) ([]uint64, error)
 	// StaleHours returns up to limit hours that ended at or before the given time and have touches that no committed booking
 	// covers, oldest first.
@@ -87,7 +87,8 @@ type LifeBooks interface {
 	// LifeOf returns the changes of one instance in order of time.
 	LifeOf(ctx context.Context, instanceID string) ([]LifeChange, error)
 	// ReleasedWithoutFinal returns releases and freezes that no booking of kind release or freeze has dealt with yet, oldest
-	// first: a process may have ended between the two.
+	// first: a process may have ended between the two. A booking of the instance made when the change was recorded or later
+	// (Booking.At, LifeChange.RecordedAt) has dealt with it; one of kind release deals with freezes too.
 	ReleasedWithoutFinal(ctx context.Context, limit int) ([]LifeChange, error)
 }
 

@@ -3,7 +3,6 @@ package reportertest
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -13,92 +12,79 @@ import (
 	"github.com/meterd/meterd/reporter"
 )
 
-// Event is a usage event as the reference books keep it.
-type Event struct {
-	Source, ID, Subject string
-	Time                time.Time
-	// Values are the values by meter slug, for the meters that the event feeds. For unique_count use Texts.
-	Values map[string]meter.Quantity
-	Texts  map[string]string
+// written is what was written under one version. It counts if a committed booking has the version.
+type written struct {
+	usage       map[usageKey]reporter.HourlyUsage
+	records     map[reporter.MeteringSN]reporter.BillRecord // Last is the first transition
+	adjustments map[reporter.AdjustmentID]reporter.Adjustment
+	balances    map[reporter.Account]reporter.Balance
+	covers      map[coverKey]reporter.Cover
 }
 
 type (
 	usageKey struct {
-		window, subject, meter string
-		version                uint64
+		hour           int64
+		subject, meter string
 	}
-	recordKey struct {
-		sn      reporter.MeteringSN
-		version uint64
-	}
-	eventKey struct {
-		hour                int64
-		subject, source, id string
+	coverKey struct {
+		hour  int64
+		touch uint64
 	}
 )
 
 // Books is the ledger in memory: the reference that other implementations are compared with. It keeps every row that was
-// ever written, including those of closes that were interrupted, and works out what counts when it reads, as a store without
-// transactions has to. Rules broken by its callers are collected in [Books.Violations].
+// ever written, including those of bookings that were interrupted, and works out what counts when it reads, as a store
+// without transactions has to. Rules broken by its callers are collected in [Books.Violations]. Several processes may
+// share one Books.
 type Books struct {
-	mu      sync.Mutex
-	faults  Faults
-	calls   int
-	nextSeq int // order of arrival of events
+	mu     sync.Mutex
+	faults Faults
+	calls  int
+	now    func() time.Time // nil: every event makes a touch
+	races  bool
 
-	events      map[eventKey]storedEvent
-	usage       map[usageKey]reporter.HourlyUsage
-	records     map[recordKey]reporter.BillRecord
-	versions    map[reporter.MeteringSN][]uint64 // under which a record was written
-	transitions map[reporter.MeteringSN]map[uint32]reporter.Transition
-	first       map[recordKey]reporter.Transition // first transitions by version of the close
-	closes      map[int64]reporter.WindowClose    // by start of the window
+	order   int64 // of arrival of events
+	events  map[EventKey][]storedEvent
+	voids   map[EventKey]bool
+	touches []touch
+
+	rows        map[uint64]*written // by version
+	log         []reporter.Booking  // committed, by number
+	settled     map[uint64]time.Time
+	coveredBy   map[coverKey]uint64                                    // number of the committed booking
+	bookedIn    map[reporter.MeteringSN]uint64                         // version of the committed booking
+	replacedBy  map[reporter.MeteringSN]reporter.MeteringSN            // by records of committed bookings
+	transitions map[reporter.MeteringSN]map[uint32]reporter.Transition // from seq 2 on
+	lives       []reporter.LifeChange
+	audit       []reporter.AuditEntry
 	violations  []string
-}
-
-type storedEvent struct {
-	Event
-	order int
 }
 
 // NewBooks returns empty books.
 func NewBooks() *Books {
 	return &Books{
-		events: map[eventKey]storedEvent{}, usage: map[usageKey]reporter.HourlyUsage{},
-		records:     map[recordKey]reporter.BillRecord{},
-		versions:    map[reporter.MeteringSN][]uint64{},
+		events: map[EventKey][]storedEvent{}, voids: map[EventKey]bool{}, rows: map[uint64]*written{},
+		settled: map[uint64]time.Time{}, coveredBy: map[coverKey]uint64{}, bookedIn: map[reporter.MeteringSN]uint64{},
+		replacedBy:  map[reporter.MeteringSN]reporter.MeteringSN{},
 		transitions: map[reporter.MeteringSN]map[uint32]reporter.Transition{},
-		first:       map[recordKey]reporter.Transition{}, closes: map[int64]reporter.WindowClose{},
 	}
 }
 
 var (
 	_ reporter.WindowBooks   = (*Books)(nil)
 	_ reporter.DeliveryBooks = (*Books)(nil)
+	_ reporter.LifeBooks     = (*Books)(nil)
+	_ reporter.AuditBooks    = (*Books)(nil)
 	_ reporter.RecordReader  = (*Books)(nil)
-	_ reporter.VersionReader = (*Books)(nil)
 	_ reporter.DueCounter    = (*Books)(nil)
+	_ reporter.VerifyBooks   = (*Books)(nil)
 )
 
-// AddEvent stores an event and reports whether it is new: the same source and id in the same subject and hour counts once.
-func (b *Books) AddEvent(e Event) bool {
+// AllowRaces says that several processes deliver at once: then two different rows under one (SN, seq) are no violation.
+func (b *Books) AllowRaces() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	key := eventKey{meter.HourOf(e.Time).Start.Unix(), e.Subject, e.Source, e.ID}
-	if _, known := b.events[key]; known {
-		return false
-	}
-	b.nextSeq++
-	b.events[key] = storedEvent{Event: e, order: b.nextSeq}
-	return true
-}
-
-// AddUsage stores one event of a generated id that gives the meter of the subject the quantity at the time.
-func (b *Books) AddUsage(subject, slug string, at time.Time, q meter.Quantity) {
-	b.mu.Lock()
-	id := fmt.Sprintf("generated-%d", b.nextSeq)
-	b.mu.Unlock()
-	b.AddEvent(Event{Source: "reportertest", ID: id, Subject: subject, Time: at, Values: map[string]meter.Quantity{slug: q}})
+	b.races = true
 }
 
 // Violations returns the rules of the contract that callers broke.
@@ -112,12 +98,43 @@ func (b *Books) violate(format string, args ...any) {
 	b.violations = append(b.violations, fmt.Sprintf(format, args...))
 }
 
+// at returns the rows written under a version, never nil.
+func (b *Books) at(version uint64) *written {
+	w := b.rows[version]
+	if w == nil {
+		w = &written{
+			usage: map[usageKey]reporter.HourlyUsage{}, records: map[reporter.MeteringSN]reporter.BillRecord{},
+			adjustments: map[reporter.AdjustmentID]reporter.Adjustment{}, balances: map[reporter.Account]reporter.Balance{},
+			covers: map[coverKey]reporter.Cover{},
+		}
+		b.rows[version] = w
+	}
+	return w
+}
+
+// booking returns a committed booking as it is now.
+func (b *Books) booking(i int) reporter.Booking {
+	c := b.log[i]
+	c.SettledAt = b.settled[c.Number]
+	return c
+}
+
+// LastBooking implements [reporter.WindowBooks].
+func (b *Books) LastBooking(ctx context.Context) (c reporter.Booking, ok bool, err error) {
+	err = b.do(ctx, "LastBooking", func(bool) {
+		if ok = len(b.log) > 0; ok {
+			c = b.booking(len(b.log) - 1)
+		}
+	})
+	return c, ok && err == nil, err
+}
+
 // LastClosed implements [reporter.WindowBooks].
-func (b *Books) LastClosed(ctx context.Context) (c reporter.WindowClose, ok bool, err error) {
-	err = b.do(ctx, "LastClosed", 0, func(int) {
-		for _, closed := range b.closes {
-			if !ok || closed.Window.Start.After(c.Window.Start) {
-				c, ok = closed, true
+func (b *Books) LastClosed(ctx context.Context) (c reporter.Booking, ok bool, err error) {
+	err = b.do(ctx, "LastClosed", func(bool) {
+		for i, booked := range b.log {
+			if booked.Kind == reporter.BookingClose && (!ok || booked.Window.Start.After(c.Window.Start)) {
+				c, ok = b.booking(i), true
 			}
 		}
 	})
@@ -126,20 +143,71 @@ func (b *Books) LastClosed(ctx context.Context) (c reporter.WindowClose, ok bool
 
 // FirstEventHour implements [reporter.WindowBooks].
 func (b *Books) FirstEventHour(ctx context.Context) (w meter.Window, ok bool, err error) {
-	err = b.do(ctx, "FirstEventHour", 0, func(int) {
+	err = b.do(ctx, "FirstEventHour", func(bool) {
 		for key := range b.events {
-			if start := time.Unix(key.hour, 0).UTC(); !ok || start.Before(w.Start) {
-				w, ok = meter.HourOf(start), true
+			if !ok || key.Hour.Before(w.Start) {
+				w, ok = meter.HourOf(key.Hour), true
 			}
 		}
 	})
 	return w, ok && err == nil, err
 }
 
+// Touches implements [reporter.WindowBooks].
+func (b *Books) Touches(ctx context.Context, hour meter.Window) (ids []uint64, err error) {
+	err = b.do(ctx, "Touches", func(bool) {
+		for _, t := range b.touches {
+			if t.hour == hour && !b.covered(t) {
+				ids = append(ids, t.id)
+			}
+		}
+	})
+	return ids, err
+}
+
+// StaleHours implements [reporter.WindowBooks].
+func (b *Books) StaleHours(ctx context.Context, before time.Time, limit int) (stale []reporter.StaleHour, err error) {
+	err = b.do(ctx, "StaleHours", func(bool) {
+		stale = b.staleHours(before)
+		stale = stale[:min(limit, len(stale))]
+	})
+	return stale, err
+}
+
+func (b *Books) staleHours(before time.Time) (stale []reporter.StaleHour) {
+	for _, t := range b.touches {
+		if t.hour.End.After(before) || b.covered(t) {
+			continue
+		}
+		i := slices.IndexFunc(stale, func(h reporter.StaleHour) bool { return h.Hour == t.hour })
+		if i < 0 {
+			stale = append(stale, reporter.StaleHour{Hour: t.hour, Touches: []uint64{t.id}, Subjects: slices.Clone(t.subjects)})
+			continue
+		}
+		h := &stale[i]
+		h.Touches = append(h.Touches, t.id)
+		if h.Subjects != nil && t.subjects != nil {
+			h.Subjects = append(h.Subjects, t.subjects...)
+			slices.Sort(h.Subjects)
+			h.Subjects = slices.Compact(h.Subjects)
+		} else {
+			h.Subjects = nil
+		}
+	}
+	slices.SortFunc(stale, func(x, y reporter.StaleHour) int { return x.Hour.Start.Compare(y.Hour.Start) })
+	return stale
+}
+
+// covered reports whether a committed booking counted the hour with what the touch announced.
+func (b *Books) covered(t touch) bool {
+	_, ok := b.coveredBy[coverKey{t.hour.Start.Unix(), t.id}]
+	return ok
+}
+
 // AggregateWindow implements [reporter.WindowBooks].
-func (b *Books) AggregateWindow(ctx context.Context, w meter.Window, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
+func (b *Books) AggregateWindow(ctx context.Context, sc reporter.Scope, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
 	var rows []reporter.WindowUsage
-	err := b.do(ctx, "AggregateWindow", 0, func(int) { rows = b.aggregate(w, meters) })
+	err := b.do(ctx, "AggregateWindow", func(bool) { rows = b.aggregate(sc, meters) })
 	if err != nil {
 		return err
 	}
@@ -152,239 +220,154 @@ func (b *Books) AggregateWindow(ctx context.Context, w meter.Window, meters []me
 }
 
 // CountWindowEvents implements [reporter.WindowBooks].
-func (b *Books) CountWindowEvents(ctx context.Context, w meter.Window) (n uint64, err error) {
-	err = b.do(ctx, "CountWindowEvents", 0, func(int) { n = uint64(len(b.eventsOf(w))) })
+func (b *Books) CountWindowEvents(ctx context.Context, hour meter.Window) (n uint64, err error) {
+	err = b.do(ctx, "CountWindowEvents", func(bool) { n = uint64(len(b.counting(hour))) })
 	return n, err
 }
 
-// HighestVersion implements [reporter.VersionReader].
-func (b *Books) HighestVersion(ctx context.Context, w meter.Window) (version uint64, err error) {
-	err = b.do(ctx, "HighestVersion", 0, func(int) {
-		for key := range b.usage {
-			if key.window == w.String() {
-				version = max(version, key.version)
-			}
-		}
-		for key, r := range b.records {
-			if r.Window.Start.Equal(w.Start) {
-				version = max(version, key.version)
+// BookedUsage implements [reporter.WindowBooks].
+func (b *Books) BookedUsage(ctx context.Context, hour meter.Window, subjects []string) (rows []reporter.HourlyUsage, err error) {
+	err = b.do(ctx, "BookedUsage", func(bool) {
+		for _, u := range b.latestUsage(hour.Start, hour.End, len(b.log)) {
+			if subjects == nil || slices.Contains(subjects, u.Subject) {
+				rows = append(rows, u)
 			}
 		}
 	})
-	return version, err
+	return rows, err
 }
 
-// Remainders implements [reporter.WindowBooks].
-func (b *Books) Remainders(ctx context.Context, w meter.Window) (open []reporter.CarriedRemainder, err error) {
-	err = b.do(ctx, "Remainders", 0, func(int) {
-		latest := map[reporter.SubjectMeter]reporter.BillRecord{}
-		for _, r := range b.counted() {
-			pair := reporter.SubjectMeter{Subject: r.Subject, Meter: r.Meter}
-			if r.Window.End.After(w.Start) {
-				continue
-			}
-			if old, ok := latest[pair]; !ok || old.Window.Start.Before(r.Window.Start) {
-				latest[pair] = r
+// latestUsage returns the usage of hours that start in [from, to) as last booked by the first n bookings, by window, subject,
+// meter. Two zero times mean all hours.
+func (b *Books) latestUsage(from, to time.Time, n int) []reporter.HourlyUsage {
+	latest := map[usageKey]reporter.HourlyUsage{}
+	for _, c := range b.log[:n] {
+		for key, u := range b.at(c.Version).usage {
+			if within(u.Window.Start, from, to) {
+				latest[key] = u
 			}
 		}
-		for pair, r := range latest {
-			if !r.CarriedOut.IsZero() {
-				open = append(open, reporter.CarriedRemainder{Subject: pair.Subject, Meter: pair.Meter, Quantity: r.CarriedOut})
+	}
+	rows := make([]reporter.HourlyUsage, 0, len(latest))
+	for _, u := range latest {
+		rows = append(rows, u)
+	}
+	slices.SortFunc(rows, func(x, y reporter.HourlyUsage) int {
+		return cmp.Or(x.Window.Start.Compare(y.Window.Start), cmp.Compare(x.Subject, y.Subject), cmp.Compare(x.Meter, y.Meter))
+	})
+	return rows
+}
+
+// within reports whether t is in [from, to); zero bounds don't bound.
+func within(t, from, to time.Time) bool {
+	return (from.IsZero() || !t.Before(from)) && (to.IsZero() || t.Before(to))
+}
+
+// Balances implements [reporter.WindowBooks].
+func (b *Books) Balances(ctx context.Context, subjects []string) (rows []reporter.Balance, err error) {
+	err = b.do(ctx, "Balances", func(bool) {
+		for _, row := range b.balances(len(b.log)) {
+			if !row.Quantity.IsZero() && (subjects == nil || slices.Contains(subjects, row.Subject)) {
+				rows = append(rows, row)
 			}
 		}
-		slices.SortFunc(open, func(x, y reporter.CarriedRemainder) int {
+		slices.SortFunc(rows, func(x, y reporter.Balance) int {
 			return cmp.Or(cmp.Compare(x.Subject, y.Subject), cmp.Compare(x.Meter, y.Meter))
 		})
 	})
-	return open, err
+	return rows, err
 }
 
-// WriteUsage implements [reporter.WindowBooks].
-func (b *Books) WriteUsage(ctx context.Context, usage []reporter.HourlyUsage) error {
-	return b.do(ctx, "WriteUsage", len(usage), func(n int) {
-		for _, u := range usage[:n] {
-			b.usage[usageKey{u.Window.String(), u.Subject, u.Meter, u.Version}] = u
+// balances returns the balances after the first n bookings.
+func (b *Books) balances(n int) map[reporter.Account]reporter.Balance {
+	latest := map[reporter.Account]reporter.Balance{}
+	for _, c := range b.log[:n] {
+		for a, row := range b.at(c.Version).balances {
+			latest[a] = row
 		}
-	})
+	}
+	return latest
 }
 
-// WriteRecords implements [reporter.WindowBooks].
-func (b *Books) WriteRecords(ctx context.Context, records []reporter.BillRecord) error {
-	return b.do(ctx, "WriteRecords", len(records), func(n int) {
-		for _, r := range records[:n] {
-			b.checkRecord(r)
-			key := recordKey{r.SN, r.Version}
-			if _, again := b.records[key]; !again {
-				b.versions[r.SN] = append(b.versions[r.SN], r.Version)
-			}
-			b.first[key] = r.Last
-			r.Last = reporter.Transition{}
-			b.records[key] = r
-		}
-	})
-}
-
-// checkRecord checks what must be true of every record.
-func (b *Books) checkRecord(r reporter.BillRecord) {
-	if r.SN != r.Identity().SN() {
-		b.violate("record %s: its number is not that of its identity", r.SN)
-	}
-	if !r.Usage.Add(r.CarriedIn).Equal(r.Billed.Mul(r.Scale).Add(r.CarriedOut)) {
-		b.violate("record %s: %s + %s is not %s × %s + %s", r.SN, r.Usage, r.CarriedIn, r.Billed, r.Scale, r.CarriedOut)
-	}
-	if r.Last.Seq != 1 || !reporter.State(0).CanBecome(r.Last.State) {
-		b.violate("record %s: begins as %s with seq %d", r.SN, r.Last.State, r.Last.Seq)
-	}
-	if old, ok := b.records[recordKey{r.SN, r.Version}]; ok && (old.Subject != r.Subject || old.Meter != r.Meter) {
-		b.violate("record %s: written for %s/%s and for %s/%s", r.SN, old.Subject, old.Meter, r.Subject, r.Meter)
-	}
-	if c, closed := b.closes[r.Window.Start.Unix()]; closed {
-		b.violate("record %s: window %s was closed already at %s", r.SN, r.Window, c.ClosedAt)
-	}
-}
-
-// WriteClose implements [reporter.WindowBooks].
-func (b *Books) WriteClose(ctx context.Context, c reporter.WindowClose) error {
-	return b.do(ctx, "WriteClose", 1, func(n int) {
-		if n == 0 {
-			return
-		}
-		if old, closed := b.closes[c.Window.Start.Unix()]; closed && old.Version != c.Version {
-			b.violate("window %s: closed twice", c.Window)
-		}
-		b.closes[c.Window.Start.Unix()] = c
-		var records, usages uint64
-		for key, r := range b.records {
-			if r.Window.Start.Equal(c.Window.Start) && key.version == c.Version {
-				records++
-			}
-		}
-		for key := range b.usage {
-			if key.window == c.Window.String() && key.version == c.Version {
-				usages++
-			}
-			if key.window == c.Window.String() && key.version > c.Version {
-				b.violate("window %s: closed with version %d after version %d was used", c.Window, c.Version, key.version)
-			}
-		}
-		if records != c.Records || usages != c.Usages {
-			b.violate("window %s: closed with %d usages and %d records, the books hold %d and %d",
-				c.Window, c.Usages, c.Records, usages, records)
-		}
-	})
-}
-
-// UnsettledWindows implements [reporter.DeliveryBooks].
-func (b *Books) UnsettledWindows(ctx context.Context) (open []reporter.WindowClose, err error) {
-	err = b.do(ctx, "UnsettledWindows", 0, func(int) {
-		for _, c := range b.sortedCloses() {
-			if c.SettledAt.IsZero() {
-				open = append(open, c)
+// RecordsBySN implements [reporter.WindowBooks].
+func (b *Books) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) (found []reporter.BillRecord, err error) {
+	err = b.do(ctx, "RecordsBySN", func(bool) {
+		for _, sn := range slices.Compact(slices.Sorted(slices.Values(sns))) {
+			if r, ok := b.find(sn); ok {
+				found = append(found, r)
 			}
 		}
 	})
-	return open, err
+	return found, err
 }
 
-// DueRecords implements [reporter.DeliveryBooks].
-func (b *Books) DueRecords(ctx context.Context, c reporter.WindowClose, after reporter.MeteringSN, limit int) (due []reporter.BillRecord, err error) {
-	err = b.do(ctx, "DueRecords", 0, func(int) {
-		for _, r := range b.counted() {
-			if r.Window.Start.Equal(c.Window.Start) && r.Last.State.Due() && r.SN > after {
-				due = append(due, r)
+// HeldUsage implements [reporter.WindowBooks].
+func (b *Books) HeldUsage(ctx context.Context, ids []reporter.AdjustmentID, after reporter.AdjustmentID, limit int) (held []reporter.HeldUsage, err error) {
+	err = b.do(ctx, "HeldUsage", func(bool) {
+		var place reporter.Adjustment
+		for _, a := range b.adjustments() {
+			if a.ID == after {
+				place = a
 			}
 		}
-		slices.SortFunc(due, func(x, y reporter.BillRecord) int { return cmp.Compare(x.SN, y.SN) })
-		due = due[:min(limit, len(due))]
-	})
-	return due, err
-}
-
-// CountDue implements [reporter.DueCounter].
-func (b *Books) CountDue(ctx context.Context) (n uint64, err error) {
-	err = b.do(ctx, "CountDue", 0, func(int) {
-		for _, r := range b.counted() {
-			if r.Last.State.Due() {
-				n++
+		for _, h := range b.heldUsage() {
+			if (ids == nil || slices.Contains(ids, h.ID)) && (after == "" || byBooking(h.Adjustment, place) > 0) {
+				held = append(held, h)
 			}
 		}
+		held = held[:min(limit, len(held))]
 	})
-	return n, err
+	return held, err
 }
 
-// AppendTransitions implements [reporter.DeliveryBooks].
-func (b *Books) AppendTransitions(ctx context.Context, ts []reporter.Transition) error {
-	return b.do(ctx, "AppendTransitions", len(ts), func(n int) {
-		for _, t := range ts[:n] {
-			b.appendTransition(t)
+// heldUsage returns what is held and open, by booking, then ID.
+func (b *Books) heldUsage() (held []reporter.HeldUsage) {
+	open := map[reporter.AdjustmentID]meter.Quantity{}
+	all := b.adjustments()
+	for _, a := range all {
+		if a.Into != reporter.IntoHeld {
+			continue
 		}
-	})
+		of := cmp.Or(a.Of, a.ID)
+		open[of] = open[of].Add(a.Quantity)
+	}
+	for _, a := range all {
+		if a.Into == reporter.IntoHeld && a.Of == "" && !open[a.ID].IsZero() {
+			held = append(held, reporter.HeldUsage{Adjustment: a, Open: open[a.ID]})
+		}
+	}
+	return held
 }
 
-func (b *Books) appendTransition(t reporter.Transition) {
-	life := b.transitions[t.SN]
-	if life == nil {
-		life = map[uint32]reporter.Transition{}
-		b.transitions[t.SN] = life
-	}
-	if old, again := life[t.Seq]; again && old.State != t.State {
-		b.violate("record %s: row %d was %s and is written as %s", t.SN, t.Seq, old.State, t.State)
-	}
-	r, ok := b.find(t.SN)
-	if !ok {
-		b.violate("record %s: a transition to %s without a record of a closed window", t.SN, t.State)
-		return
-	}
-	if before, ok := b.transitionAt(r, t.Seq-1); !ok {
-		b.violate("record %s: row %d without row %d", t.SN, t.Seq, t.Seq-1)
-	} else if !before.State.CanBecome(t.State) {
-		b.violate("record %s: %s can't become %s", t.SN, before.State, t.State)
-	}
-	life[t.Seq] = t
-}
-
-// transitionAt finds a row; the first one is that of the close that counts.
-func (b *Books) transitionAt(r reporter.BillRecord, seq uint32) (reporter.Transition, bool) {
-	if seq == 1 {
-		t, ok := b.first[recordKey{r.SN, r.Version}]
-		return t, ok
-	}
-	t, ok := b.transitions[r.SN][seq]
-	return t, ok
-}
-
-// SettleWindow implements [reporter.DeliveryBooks].
-func (b *Books) SettleWindow(ctx context.Context, c reporter.WindowClose) error {
-	return b.do(ctx, "SettleWindow", 1, func(n int) {
-		if n == 0 {
-			return
-		}
-		for _, r := range b.counted() {
-			if r.Window.Start.Equal(c.Window.Start) && r.Last.State.Due() {
-				b.violate("window %s: settled although record %s is %s", c.Window, r.SN, r.Last.State)
-			}
-		}
-		if c.SettledAt.IsZero() {
-			b.violate("window %s: settled at no time", c.Window)
-		}
-		b.closes[c.Window.Start.Unix()] = c
-	})
-}
-
-// counted returns the records that count: those of the version of their window's close, with their last transition.
-func (b *Books) counted() []reporter.BillRecord {
-	var all []reporter.BillRecord
-	for key, r := range b.records {
-		if c, closed := b.closes[r.Window.Start.Unix()]; closed && c.Version == key.version {
-			r.Last = b.last(r)
-			all = append(all, r)
+// adjustments returns those that count, by booking, then ID.
+func (b *Books) adjustments() (all []reporter.Adjustment) {
+	for _, c := range b.log {
+		for _, a := range b.at(c.Version).adjustments {
+			all = append(all, a)
 		}
 	}
+	slices.SortFunc(all, byBooking)
 	return all
 }
 
+func byBooking(x, y reporter.Adjustment) int {
+	return cmp.Or(cmp.Compare(x.Booking, y.Booking), cmp.Compare(x.ID, y.ID))
+}
+
+// find returns the record of the number that counts, with its last transition.
+func (b *Books) find(sn reporter.MeteringSN) (reporter.BillRecord, bool) {
+	version, ok := b.bookedIn[sn]
+	if !ok {
+		return reporter.BillRecord{}, false
+	}
+	r := b.at(version).records[sn]
+	r.Last = b.last(r)
+	return r, true
+}
+
+// last returns the last transition of a record whose Last is its first one.
 func (b *Books) last(r reporter.BillRecord) reporter.Transition {
-	last := b.first[recordKey{r.SN, r.Version}]
+	last := r.Last
 	for _, t := range b.transitions[r.SN] {
 		if t.Seq > last.Seq {
 			last = t
@@ -393,24 +376,21 @@ func (b *Books) last(r reporter.BillRecord) reporter.Transition {
 	return last
 }
 
-// find returns the record of the number that counts.
-func (b *Books) find(sn reporter.MeteringSN) (reporter.BillRecord, bool) {
-	for _, version := range b.versions[sn] {
-		r := b.records[recordKey{sn, version}]
-		if c, closed := b.closes[r.Window.Start.Unix()]; closed && c.Version == version {
-			return r, true
-		}
+// counted returns the records of every committed booking, with their last transitions, by hour of booking, then number.
+func (b *Books) counted() (all []reporter.BillRecord) {
+	for _, c := range b.log {
+		all = append(all, b.recordsOf(c)...)
 	}
-	return reporter.BillRecord{}, false
-}
-
-func (b *Books) sortedCloses() []reporter.WindowClose {
-	all := make([]reporter.WindowClose, 0, len(b.closes))
-	for _, c := range b.closes {
-		all = append(all, c)
-	}
-	slices.SortFunc(all, func(x, y reporter.WindowClose) int { return x.Window.Start.Compare(y.Window.Start) })
+	slices.SortFunc(all, inOrder)
 	return all
 }
 
-var errNoRecord = errors.New("no such record")
+// recordsOf returns the records of one booking by number, with their last transitions.
+func (b *Books) recordsOf(c reporter.Booking) (records []reporter.BillRecord) {
+	for _, r := range b.at(c.Version).records {
+		r.Last = b.last(r)
+		records = append(records, r)
+	}
+	slices.SortFunc(records, func(x, y reporter.BillRecord) int { return cmp.Compare(x.SN, y.SN) })
+	return records
+}

@@ -36,8 +36,8 @@ func (b *Books) SetFaults(f Faults) {
 	b.faults = f
 }
 
-// do runs one call: apply gets the number of rows it may write.
-func (b *Books) do(ctx context.Context, op string, rows int, apply func(n int)) error {
+// do runs one call. With half set, apply writes half of the rows; a call that writes a single row writes nothing then.
+func (b *Books) do(ctx context.Context, op string, apply func(half bool)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -52,16 +52,24 @@ func (b *Books) do(ctx context.Context, op string, rows int, apply func(n int)) 
 	case FaultBefore:
 		return ErrInjected
 	case FaultHalf:
-		apply(rows / 2)
+		apply(true)
 		return ErrInjected
 	case FaultAfter:
-		apply(rows)
+		apply(false)
 		return ErrInjected
 	case FaultPanic:
-		apply(rows / 2)
+		apply(true)
 		panic("injected panic in " + op)
 	case FaultNone:
-		apply(rows)
+		apply(false)
 	}
 	return nil
+}
+
+// part returns the rows, or the first half of them.
+func part[T any](rows []T, half bool) []T {
+	if half {
+		return rows[:len(rows)/2]
+	}
+	return rows
 }

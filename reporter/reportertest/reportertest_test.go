@@ -52,7 +52,7 @@ func TestAggregations(t *testing.T) {
 		}
 	}
 	got := map[string]string{}
-	err := b.AggregateWindow(t.Context(), hour, meters, func(u reporter.WindowUsage) error {
+	err := b.AggregateWindow(t.Context(), reporter.Scope{Hour: hour}, meters, func(u reporter.WindowUsage) error {
 		got[u.Meter] = u.Quantity.String()
 		if u.Events != 4 || u.Subject != "a" {
 			t.Errorf("%s: %d events of %q, want 4 of a", u.Meter, u.Events, u.Subject)
@@ -77,36 +77,68 @@ func TestAggregations(t *testing.T) {
 // record is a valid pending record of the hour.
 func record(version uint64) reporter.BillRecord {
 	r := reporter.BillRecord{
-		Seller: "acme", InstanceID: "i", Subject: "a", Meter: "m", Window: hour, Usage: q("5"), Billed: q("5"), Scale: q("1"), Version: version,
+		Seller: "acme", InstanceID: "i", Subject: "a", Meter: "m", Window: hour, Booked: hour, Usage: q("5"), Billed: q("5"),
+		Scale: q("1"), Version: version,
 	}
+	return numbered(r)
+}
+
+// numbered gives a record the number of its identity.
+func numbered(r reporter.BillRecord) reporter.BillRecord {
 	r.SN = r.Identity().SN()
-	r.Last = reporter.Transition{SN: r.SN, Window: hour, Seq: 1, State: reporter.StatePending}
+	r.Last = reporter.Transition{SN: r.SN, Booked: r.Booked, Seq: 1, State: reporter.StatePending, At: hour.End}
 	return r
 }
 
-// closed returns books with one closed window of one record.
+// booking is a close of the hour with the rows.
+func booking(number, version uint64, w meter.Window, rows reporter.Rows) reporter.Booking {
+	return reporter.Booking{
+		Number: number, Version: version, Kind: reporter.BookingClose, Window: w, At: w.End.Add(5 * time.Minute),
+		Usages: uint64(len(rows.Usage)), Records: uint64(len(rows.Records)), Adjustments: uint64(len(rows.Adjustments)),
+		Balances: uint64(len(rows.Balances)), Covers: uint64(len(rows.Covers)),
+	}
+}
+
+// usage is usage of the account of [record].
+func usage(w meter.Window, quantity string, version uint64) reporter.HourlyUsage {
+	return reporter.HourlyUsage{Window: w, Subject: "a", Meter: "m", Quantity: q(quantity), Events: 1, Version: version}
+}
+
+// book writes and commits.
+func book(t *testing.T, b *reportertest.Books, c reporter.Booking, rows reporter.Rows) error {
+	t.Helper()
+	return errors.Join(b.WriteRows(t.Context(), c, rows), b.Commit(t.Context(), c))
+}
+
+// closed returns books with one closed hour of one record.
 func closed(t *testing.T) (*reportertest.Books, reporter.BillRecord) {
 	t.Helper()
 	b, r := reportertest.NewBooks(), record(7)
-	err := errors.Join(
-		b.WriteRecords(t.Context(), []reporter.BillRecord{record(3)}), // an interrupted close
-		b.WriteRecords(t.Context(), []reporter.BillRecord{r}),
-		b.WriteClose(t.Context(), reporter.WindowClose{Window: hour, Version: 7, Records: 1}),
-	)
+	interrupted := reporter.Rows{Records: []reporter.BillRecord{record(3)}}
+	rows := reporter.Rows{Usage: []reporter.HourlyUsage{usage(hour, "5", 7)}, Records: []reporter.BillRecord{r}}
+	err := errors.Join(b.WriteRows(t.Context(), booking(1, 3, hour, interrupted), interrupted), book(t, b, booking(1, 7, hour, rows), rows))
 	if err != nil || len(b.Violations()) != 0 {
 		t.Fatalf("closing: %v, %v", err, b.Violations())
 	}
 	return b, r
 }
 
-func TestOnlyTheClosedVersionCounts(t *testing.T) {
+func TestOnlyCommittedRowsCount(t *testing.T) {
 	t.Parallel()
 	b, _ := closed(t)
 	if all := b.All(); len(all) != 1 || all[0].Version != 7 {
 		t.Errorf("All() = %v, want the record of version 7", all)
 	}
-	if v, err := b.HighestVersion(t.Context(), hour); v != 7 || err != nil {
-		t.Errorf("HighestVersion = %d, %v, want 7", v, err)
+	err := b.Commit(t.Context(), booking(1, 3, hour, reporter.Rows{Records: make([]reporter.BillRecord, 1)}))
+	if !errors.Is(err, reporter.ErrBookingTaken) {
+		t.Errorf("Commit of the taken number 1 = %v, want ErrBookingTaken", err)
+	}
+	again := booking(1, 7, hour, reporter.Rows{Usage: make([]reporter.HourlyUsage, 1), Records: make([]reporter.BillRecord, 1)})
+	if err := b.Commit(t.Context(), again); err != nil {
+		t.Errorf("Commit again = %v, want nil", err)
+	}
+	if err := b.Commit(t.Context(), booking(2, 3, hour.Next(), reporter.Rows{})); err == nil || len(b.Log()) != 1 {
+		t.Errorf("Commit of a booking that names too few rows = %v, log of %d, want an error", err, len(b.Log()))
 	}
 }
 
@@ -134,32 +166,86 @@ func TestBooksNoticeBrokenRules(t *testing.T) {
 			t.Helper()
 			r.SN = "nobody"
 			step(t, b, r, 2, reporter.StateSending)
-		}, "without a record of a closed window"},
+		}, "without a record of a committed booking"},
 		"settled too early": {func(t *testing.T, b *reportertest.Books, _ reporter.BillRecord) {
 			t.Helper()
-			err := b.SettleWindow(t.Context(), reporter.WindowClose{Window: hour, Version: 7, SettledAt: hour.End})
-			if err != nil {
+			if err := b.SettleBooking(t.Context(), reporter.Booking{Number: 1, Version: 7, SettledAt: hour.End}); err != nil {
 				t.Fatal(err)
 			}
 		}, "settled although record"},
 		"closed twice": {func(t *testing.T, b *reportertest.Books, _ reporter.BillRecord) {
 			t.Helper()
-			if err := b.WriteClose(t.Context(), reporter.WindowClose{Window: hour, Version: 8}); err != nil {
+			mustBook(t, b, hour, reporter.Rows{})
+		}, "closed twice"},
+		"gap in the log": {func(t *testing.T, b *reportertest.Books, _ reporter.BillRecord) {
+			t.Helper()
+			if err := b.Commit(t.Context(), booking(3, 8, hour.Next(), reporter.Rows{})); err == nil {
+				t.Error("Commit of number 3 after 1 = nil, want an error")
+			}
+		}, "taken while the last one is 1"},
+		"old version": {func(t *testing.T, b *reportertest.Books, _ reporter.BillRecord) {
+			t.Helper()
+			if err := b.Commit(t.Context(), booking(2, 6, hour.Next(), reporter.Rows{})); err != nil {
 				t.Fatal(err)
 			}
-		}, "closed twice"},
+		}, "not above 7"},
+		"late rows": {func(t *testing.T, b *reportertest.Books, r reporter.BillRecord) {
+			t.Helper()
+			r.RecordTime = hour.End
+			err := b.WriteRows(t.Context(), reporter.Booking{Version: 7}, reporter.Rows{Records: []reporter.BillRecord{r}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, "rows were written after it was committed"},
 		"wrong sum": {func(t *testing.T, b *reportertest.Books, r reporter.BillRecord) {
 			t.Helper()
-			r.Window = hour.Next()
-			r.SN, r.Usage = r.Identity().SN(), q("6")
-			if err := b.WriteRecords(t.Context(), []reporter.BillRecord{r}); err != nil {
-				t.Fatal(err)
-			}
+			r.Window, r.Booked, r.Usage, r.Version = hour.Next(), hour.Next(), q("6"), 8
+			mustBook(t, b, hour.Next(), reporter.Rows{Records: []reporter.BillRecord{numbered(r)}})
 		}, "6 + 0 is not 5 × 1 + 0"},
+		"billed from nothing": {func(t *testing.T, b *reportertest.Books, r reporter.BillRecord) {
+			t.Helper()
+			r.Window, r.Booked, r.Version = hour.Next(), hour.Next(), 8
+			mustBook(t, b, hour.Next(), reporter.Rows{Records: []reporter.BillRecord{numbered(r)}})
+		}, "0 came in and 5 went out"},
+		"balance forgotten": {func(t *testing.T, b *reportertest.Books, _ reporter.BillRecord) {
+			t.Helper()
+			mustBook(t, b, hour.Next(), reporter.Rows{Usage: []reporter.HourlyUsage{usage(hour.Next(), "2", 8)}})
+			mustBook(t, b, hour.Next().Next(), reporter.Rows{Balances: []reporter.Balance{{Subject: "a", Meter: "m", Quantity: q("2")}}})
+		}, "0 came in and 2 went out"},
+		"wrong carry": {func(t *testing.T, b *reportertest.Books, r reporter.BillRecord) {
+			t.Helper()
+			r.Window, r.Booked, r.Version = hour.Next(), hour.Next(), 8
+			r.Usage, r.CarriedIn, r.CarriedOut = q("5"), q("2"), q("2")
+			mustBook(t, b, hour.Next(), reporter.Rows{
+				Usage: []reporter.HourlyUsage{usage(hour.Next(), "5", 8)}, Records: []reporter.BillRecord{numbered(r)},
+			})
+		}, "carries in 2, the balance of a/m is 0"},
+		"same window twice": {func(t *testing.T, b *reportertest.Books, r reporter.BillRecord) {
+			t.Helper()
+			r.Revision, r.Booked, r.Version = 1, hour.Next(), 8
+			mustBook(t, b, hour.Next(), reporter.Rows{
+				Usage: []reporter.HourlyUsage{usage(hour.Next(), "5", 8)}, Records: []reporter.BillRecord{numbered(r)},
+			})
+		}, "has two records that are not replaced"},
+		"touch from nowhere": {func(t *testing.T, b *reportertest.Books, _ reporter.BillRecord) {
+			t.Helper()
+			mustBook(t, b, hour.Next(), reporter.Rows{Covers: []reporter.Cover{{Hour: hour, Touch: 99}}})
+		}, "covers touch 99"},
+		"no reason": {func(t *testing.T, b *reportertest.Books, _ reporter.BillRecord) {
+			t.Helper()
+			mustBook(t, b, hour.Next(), reporter.Rows{
+				Usage: []reporter.HourlyUsage{usage(hour.Next(), "5", 8)},
+				Adjustments: []reporter.Adjustment{{
+					ID: reporter.AdjustmentID(strings.Repeat("a", 32)), Booking: 2, Version: 8, Booked: hour.Next(), Hour: hour,
+					Subject: "a", Meter: "m", Quantity: q("5"), Into: reporter.IntoUnbillable, At: hour.End,
+				}},
+			})
+		}, "unbillable without a reason"},
 		"made-up number": {func(t *testing.T, b *reportertest.Books, r reporter.BillRecord) {
 			t.Helper()
-			r.Window, r.SN = hour.Next(), "made-up"
-			if err := b.WriteRecords(t.Context(), []reporter.BillRecord{r}); err != nil {
+			r.SN, r.Version = "made-up", 8
+			err := b.WriteRows(t.Context(), reporter.Booking{Version: 8}, reporter.Rows{Records: []reporter.BillRecord{r}})
+			if err != nil {
 				t.Fatal(err)
 			}
 		}, "not that of its identity"},
@@ -176,9 +262,18 @@ func TestBooksNoticeBrokenRules(t *testing.T) {
 	}
 }
 
+// mustBook makes the next booking, with the version that follows.
+func mustBook(t *testing.T, b *reportertest.Books, w meter.Window, rows reporter.Rows) {
+	t.Helper()
+	n := uint64(len(b.Log()))
+	if err := book(t, b, booking(n+1, n+7, w, rows), rows); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func step(t *testing.T, b *reportertest.Books, r reporter.BillRecord, seq uint32, to reporter.State) {
 	t.Helper()
-	err := b.AppendTransitions(t.Context(), []reporter.Transition{{SN: r.SN, Window: r.Window, Seq: seq, State: to}})
+	err := b.AppendTransitions(t.Context(), []reporter.Transition{{SN: r.SN, Booked: r.Booked, Seq: seq, State: to}})
 	if err != nil {
 		t.Fatalf("AppendTransitions: %v", err)
 	}
@@ -188,10 +283,14 @@ func TestConservationIsChecked(t *testing.T) {
 	t.Parallel()
 	b, _ := closed(t)
 	meters := []meter.Meter{{Slug: "m", Aggregation: meter.Sum, Billed: true}}
-	if got := strings.Join(b.CheckConservation(meters), "; "); got != "a/m: usage 0, in the books 5" {
+	if got := strings.Join(b.CheckConservation(meters), "; "); !strings.Contains(got, "the events say -5 more") {
 		t.Errorf("CheckConservation() = %q, want the five that nobody used", got)
 	}
-	b.AddUsage("a", "m", hour.Start, q("5"))
+	b.AddUsage("a", "m", hour.Start, q("4"))
+	if got := b.CheckConservation(meters); len(got) != 0 {
+		t.Errorf("CheckConservation() of a stale hour = %v, want nothing", got)
+	}
+	b.InsertOnly(reportertest.Event{Subject: "a", ID: "x", Time: hour.Start, Values: map[string]meter.Quantity{"m": q("1")}})
 	if got := b.CheckConservation(meters); len(got) != 0 {
 		t.Errorf("CheckConservation() = %v, want nothing", got)
 	}
@@ -210,7 +309,7 @@ func TestFaults(t *testing.T) {
 			}
 			return fault
 		})
-		err := b.AppendTransitions(t.Context(), []reporter.Transition{{SN: r.SN, Window: hour, Seq: 2, State: reporter.StateSending}})
+		err := b.AppendTransitions(t.Context(), []reporter.Transition{{SN: r.SN, Booked: hour, Seq: 2, State: reporter.StateSending}})
 		if !errors.Is(err, reportertest.ErrInjected) || b.State(r.SN) != want {
 			t.Errorf("fault %d: %v and state %s, want the injected error and %s", fault, err, b.State(r.SN), want)
 		}
@@ -228,8 +327,8 @@ func TestRecordsFilterAndPages(t *testing.T) {
 		r.Last.SN = r.SN
 		all = append(all, r)
 	}
-	err := errors.Join(b.WriteRecords(t.Context(), all), b.WriteClose(t.Context(), reporter.WindowClose{Window: hour, Version: 1, Records: 3}))
-	if err != nil {
+	rows := reporter.Rows{Records: all}
+	if err := book(t, b, booking(1, 1, hour, rows), rows); err != nil {
 		t.Fatal(err)
 	}
 	tests := map[string]struct {
