@@ -23,7 +23,8 @@ type Client struct {
 
 	endpoints []endpoint
 	https     *http.Transport
-	http      *http.Transport // for plain http to loopback addresses; nil where that isn't permitted
+	http      *http.Transport   // for plain http to loopback addresses; nil where that isn't permitted
+	instead   http.RoundTripper // Options.Transport
 	auth      authenticator
 	encode    func([]reporter.UsageRecord) ([]byte, error)
 	redact    func(string) string
@@ -57,6 +58,7 @@ func New(o Options) (*Client, error) {
 		timeout: s.Timeout, spacing: s.Spacing, now: s.Now, sleep: s.Sleep,
 		log: s.Logger.With("component", "koogallery"), turn: make(chan struct{}, 1),
 	}
+	c.instead = s.Transport
 	if s.AllowHTTP {
 		c.http = newLoopbackTransport(s)
 	}
@@ -245,6 +247,9 @@ func (c *Client) request(ctx context.Context, ep endpoint, body []byte, at time.
 }
 
 func (c *Client) transport(req *http.Request) http.RoundTripper {
+	if c.instead != nil {
+		return c.instead
+	}
 	if req.URL.Scheme == "http" && c.http != nil {
 		return c.http
 	}

@@ -88,6 +88,9 @@ type Options struct {
 	RootCAs *x509.CertPool
 	// Proxy chooses the proxy of a request, as in http.Transport; nil means none. It isn't asked for http:// addresses.
 	Proxy func(*http.Request) (*url.URL, error)
+	// Transport takes the place of the network, for simulations; nil means the network. It must call GotConn of the request's
+	// httptrace.ClientTrace before anything of the request can have arrived: an error without that counts as "not sent".
+	Transport http.RoundTripper
 
 	// Now is the clock; mandatory. Timestamps, spacing and latencies come from it.
 	Now func() time.Time
