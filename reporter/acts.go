@@ -65,8 +65,14 @@ type Explanation struct {
 	Before      *BillRecord // the account's record before, whose CarriedOut began the balance; nil if none
 	// Usage is the hourly usage of the record's hours, as last booked and as this record's booking counted it.
 	Usage []ExplainedUsage
-	// Adjustments moved amounts in or out of the account's balance since the record before.
+	// Adjustments are those of the account made since the record before, up to the record's own booking.
 	Adjustments []Adjustment
+	// Carried is what went into and out of the account's balance between the record before and this one, by booking:
+	// CarriedIn = Before.CarriedOut + Σ Carried + Unexplained, and Unexplained is 0 unless something is wrong.
+	Carried     []CarriedLine
+	Unexplained meter.Quantity
+	// Replaces is the failed record that this one reports again; nil if none.
+	Replaces *BillRecord
 	// ReplacedBy is the record that reports this one again; nil if none.
 	ReplacedBy *BillRecord
 }
