@@ -16,7 +16,7 @@ func call(t *testing.T, b *reporter.Breaker, class reporter.Class) bool {
 	if err != nil {
 		return false
 	}
-	done(class)
+	done(class, "said")
 	return true
 }
 
@@ -42,8 +42,8 @@ func TestBreakerEdges(t *testing.T) {
 	t.Parallel()
 	clock := reportertest.NewClock(at(0))
 	var changes []string
-	b := reporter.NewBreaker(1, time.Minute, clock.Now, func(from, to reporter.BreakerState) {
-		changes = append(changes, from.String()+">"+to.String())
+	b := reporter.NewBreaker(1, time.Minute, clock.Now, func(c reporter.BreakerChange) {
+		changes = append(changes, c.From.String()+">"+c.To.String())
 	})
 	call(t, b, reporter.ClassUnknown)
 	if want := at(1); !b.RetryAt().Equal(want) {
@@ -61,7 +61,7 @@ func TestBreakerEdges(t *testing.T) {
 	if _, err := b.Allow(); err == nil {
 		t.Error("a second probe is permitted while the first is under way")
 	}
-	done(0) // the probe was never made: the next one may
+	done(0, "") // the probe was never made: the next one may
 	if s := b.State(); s != reporter.BreakerHalfOpen {
 		t.Errorf("after a probe that was not made: %s, want half-open", s)
 	}

@@ -11,14 +11,16 @@ import (
 	"github.com/meterd/meterd/meter"
 )
 
-// pass is one delivery pass.
+// pass is one delivery pass over the records of one lane.
 type pass struct {
 	r         *Reporter
+	l         *lane
 	sum       PassSummary
 	isolation int       // calls left for finding bad records
 	sick      int       // sick answers in a row
 	notBefore time.Time // the next call must wait until then
 	skipped   bool      // records were passed over in search of another probe
+	others    bool      // due records of another lane were seen
 }
 
 // run makes the pass.
@@ -28,49 +30,69 @@ func (p *pass) run(ctx context.Context) error {
 		return err
 	}
 	p.count(counts)
-	if err := p.windows(ctx); err != nil {
+	if at := p.r.throttledUntil(p.l); !at.IsZero() {
+		p.stop(StopThrottled, at)
+	}
+	if err := p.bookings(ctx); err != nil {
 		return err
 	}
 	if p.skipped && p.sum.Calls == 0 && p.sum.Stopped == StopNone {
 		// Every record has been the probe once: begin again with the first.
-		clear(p.r.suspects.probes)
+		clear(p.l.suspects.probes)
 		p.sum.DueLeft, p.sum.Unsettled, p.sum.OldestDue, p.sum.NewestDue = 0, 0, meter.Window{}, meter.Window{}
-		if err := p.windows(ctx); err != nil {
+		if err := p.bookings(ctx); err != nil {
 			return err
 		}
 	}
 	p.countDue(ctx)
-	if p.sum.Calls > 0 || p.sum.Stopped != StopNone {
-		p.r.log.Info("delivery pass done", "windows", p.sum.Windows, "settled", p.sum.Settled, "calls", p.sum.Calls,
-			"accepted", p.sum.Accepted, "rejected", p.sum.Rejected, "expired", p.sum.Expired, "held", p.sum.Held,
-			"due_left", p.sum.DueLeft, "stopped", p.sum.Stopped)
+	if p.sum.Calls > 0 || p.sum.Stopped != StopNone || p.sum.Shadowed > 0 {
+		p.r.log.Info("delivery pass done", "destination", p.l.name, "bookings", p.sum.Windows, "settled", p.sum.Settled,
+			"calls", p.sum.Calls, "accepted", p.sum.Accepted, "rejected", p.sum.Rejected, "expired", p.sum.Expired,
+			"held", p.sum.Held, "shadowed", p.sum.Shadowed, "due_left", p.sum.DueLeft, "stopped", p.sum.Stopped)
 	}
 	return nil
 }
 
-// windows goes through the unsettled windows, oldest first.
-func (p *pass) windows(ctx context.Context) error {
-	windows, err := p.r.o.Books.UnsettledBookings(ctx)
+// bookings goes through the unsettled bookings, oldest window first: what is nearest to its expiry must not wait for others.
+func (p *pass) bookings(ctx context.Context) error {
+	all, err := p.r.o.Books.UnsettledBookings(ctx)
 	if err != nil {
-		return fmt.Errorf("read unsettled windows: %w", err)
+		return fmt.Errorf("read unsettled bookings: %w", err)
 	}
-	p.sum.Windows = len(windows)
-	for i, c := range windows {
+	slices.SortStableFunc(all, func(a, b Booking) int { return a.Window.Start.Compare(b.Window.Start) })
+	all = p.relevant(all)
+	p.sum.Windows = len(all)
+	for i, b := range all {
 		if p.sum.Stopped == StopNone && ctx.Err() != nil {
 			p.stop(StopShutdown, time.Time{})
 		}
 		if p.sum.Stopped != StopNone {
-			p.unfinished(c, c.Records)
+			p.unfinished(b, b.Records)
 			continue
 		}
-		if err := p.window(ctx, c); err != nil {
-			for _, rest := range windows[i:] {
+		if err := p.booking(ctx, b); err != nil {
+			for _, rest := range all[i:] {
 				p.unfinished(rest, rest.Records)
 			}
-			return fmt.Errorf("window %s: %w", c.Window, err)
+			return fmt.Errorf("booking %d (%s): %w", b.Number, b.Window, err)
 		}
 	}
 	return nil
+}
+
+// relevant leaves out, in a pass over shadow records, bookings known to have none.
+func (p *pass) relevant(all []Booking) []Booking {
+	if p.l.mode != ModeShadow {
+		unsettled := make(map[uint64]bool, len(all))
+		for _, b := range all {
+			if p.r.noShadow[b.Number] {
+				unsettled[b.Number] = true
+			}
+		}
+		p.r.noShadow = unsettled // settled ones are forgotten
+		return all
+	}
+	return slices.DeleteFunc(all, func(b Booking) bool { return p.r.noShadow[b.Number] })
 }
 
 // stop ends the pass; the reason that came first stays.
@@ -80,20 +102,22 @@ func (p *pass) stop(reason StopReason, retryAt time.Time) {
 	}
 }
 
-// unfinished counts a window that has records left to send.
-func (p *pass) unfinished(c Booking, due uint64) {
+// unfinished counts a booking that has records left to send.
+func (p *pass) unfinished(b Booking, due uint64) {
 	p.sum.Unsettled++
 	p.sum.DueLeft += due
-	if p.sum.OldestDue.IsZero() {
-		p.sum.OldestDue = c.Window
+	if p.sum.OldestDue.IsZero() || b.Window.Start.Before(p.sum.OldestDue.Start) {
+		p.sum.OldestDue = b.Window
 	}
-	p.sum.NewestDue = c.Window
+	if p.sum.NewestDue.IsZero() || b.Window.Start.After(p.sum.NewestDue.Start) {
+		p.sum.NewestDue = b.Window
+	}
 }
 
 // countDue replaces the estimate of a pass that stopped early by the true number, if the books can tell.
 func (p *pass) countDue(ctx context.Context) {
 	counter, ok := p.r.o.Books.(DueCounter)
-	if !ok || p.sum.Stopped == StopNone || p.sum.Stopped == StopShutdown {
+	if !ok || p.l.mode != ModeLive || p.sum.Stopped == StopNone || p.sum.Stopped == StopShutdown {
 		return
 	}
 	n, err := counter.CountDue(ctx)
@@ -104,11 +128,11 @@ func (p *pass) countDue(ctx context.Context) {
 	p.sum.DueLeft = n
 }
 
-// window sends what is due of one closed window and settles it when nothing is left.
-func (p *pass) window(ctx context.Context, c Booking) error {
-	var left uint64
+// booking sends what is due of one booking and settles it when nothing is left.
+func (p *pass) booking(ctx context.Context, b Booking) error {
+	var left, others uint64
 	for after := MeteringSN(""); p.sum.Stopped == StopNone; {
-		recs, err := p.r.o.Books.DueRecords(ctx, c, after, p.r.o.PageSize)
+		recs, err := p.r.o.Books.DueRecords(ctx, b, after, p.r.o.PageSize)
 		if err != nil {
 			return fmt.Errorf("read due records: %w", err)
 		}
@@ -116,44 +140,57 @@ func (p *pass) window(ctx context.Context, c Booking) error {
 			break
 		}
 		after = recs[len(recs)-1].SN
-		if err := p.page(ctx, recs); err != nil {
+		mine := p.mine(recs)
+		others += uint64(len(recs) - len(mine))
+		if err := p.page(ctx, mine); err != nil {
 			return err
 		}
-		for i := range recs {
-			if recs[i].Last.State.Due() {
+		for i := range mine {
+			if mine[i].Last.State.Due() {
 				left++
 			}
 		}
 	}
+	p.others = p.others || others > 0
 	if p.sum.Stopped != StopNone {
-		p.unfinished(c, max(left, c.Records)) // pages behind the stop were not read
+		p.unfinished(b, max(left, b.Records)) // pages behind the stop were not read
 		return nil
 	}
-	if left > 0 {
-		p.unfinished(c, left)
+	p.r.noShadow[b.Number] = p.l.mode == ModeShadow && left == 0 || p.l.mode != ModeShadow && others == 0
+	switch {
+	case left > 0:
+		p.unfinished(b, left)
 		return nil
+	case others > 0:
+		return nil // for the pass over the other lane to settle
 	}
-	return p.settle(ctx, c)
+	return p.settle(ctx, b)
 }
 
-// settle settles the window, unless something is due after all: settling what is due would lose it.
-func (p *pass) settle(ctx context.Context, c Booking) error {
-	recs, err := p.r.o.Books.DueRecords(ctx, c, "", 1)
+// mine returns the records of this lane. Every mode but shadow is the marketplace's: one that nobody knows is held there (see
+// triage) rather than passed over for ever.
+func (p *pass) mine(recs []BillRecord) []BillRecord {
+	return slices.DeleteFunc(slices.Clone(recs), func(r BillRecord) bool {
+		return (r.Mode == ModeShadow) != (p.l.mode == ModeShadow)
+	})
+}
+
+// settle settles the booking, unless something is due after all: settling what is due would lose it.
+func (p *pass) settle(ctx context.Context, b Booking) error {
+	recs, err := p.r.o.Books.DueRecords(ctx, b, "", 1)
 	if err != nil {
 		return fmt.Errorf("read due records: %w", err)
 	}
 	if len(recs) > 0 {
-		p.unfinished(c, 1)
+		p.unfinished(b, 1)
 		return nil
 	}
-	c.SettledAt = p.r.o.Clock.Now().UTC()
-	killpoint.Hit("settle.before")
-	if err := p.r.o.Books.SettleBooking(ctx, c); err != nil {
+	b.SettledAt = p.r.o.Clock.Now().UTC()
+	if err := p.r.o.Books.SettleBooking(ctx, b); err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
-	killpoint.Hit("settle.written")
 	p.sum.Settled++
-	p.r.log.Info("window settled", "window_start", c.Window.Start, "records", c.Records)
+	p.r.log.Info("booking settled", "booking", b.Number, "kind", b.Kind.String(), "window_start", b.Window.Start, "records", b.Records)
 	return nil
 }
 
@@ -162,10 +199,26 @@ func (p *pass) page(ctx context.Context, recs []BillRecord) error {
 	if err := p.recoverSending(ctx, recs); err != nil {
 		return err
 	}
+	if p.l.market == nil {
+		return p.shadow(ctx, recs)
+	}
 	if err := p.triage(ctx, recs); err != nil {
 		return err
 	}
 	return p.send(ctx, recs)
+}
+
+// shadow ends the life of shadow records that have nowhere to go.
+func (p *pass) shadow(ctx context.Context, recs []BillRecord) error {
+	changes := make([]change, len(recs))
+	for i := range recs {
+		changes[i] = change{rec: &recs[i], state: StateShadowed, message: "mode shadow without a destination"}
+	}
+	if err := p.r.commit(ctx, changes, false); err != nil {
+		return err
+	}
+	p.sum.Shadowed += len(recs)
+	return nil
 }
 
 // recoverSending marks records whose call was never concluded: the process ended, or the outcome could not be written.
@@ -188,16 +241,20 @@ func (p *pass) recoverSending(ctx context.Context, recs []BillRecord) error {
 
 // triage takes the records that can't be sent any more out of the due states.
 func (p *pass) triage(ctx context.Context, recs []BillRecord) error {
-	limits := p.r.o.Marketplace.Limits()
+	limits := p.l.market.Limits()
 	now := p.r.o.Clock.Now()
 	var changes []change
 	var expired, held int
 	for i := range recs {
 		rec := &recs[i]
-		if age := now.Sub(rec.Window.Start); limits.MaxAge > 0 && age > limits.MaxAge+p.r.o.ExpiryMargin {
+		if rec.Mode != p.l.mode {
+			changes = append(changes, change{rec: rec, state: StateHeld, message: fmt.Sprintf(
+				"its mode (%d, %s) is not one that is delivered; write it off, or release it after mending the books", rec.Mode, rec.Mode)})
+			held++
+		} else if age := now.Sub(rec.Window.Start); limits.MaxAge > 0 && age > limits.MaxAge+p.r.o.ExpiryMargin {
 			changes = append(changes, change{rec: rec, state: StateExpired, message: expiryMessage(*rec, limits.MaxAge)})
 			expired++
-		} else if err := checkRecord(p.r.o.Marketplace, *rec); err != nil {
+		} else if err := checkRecord(p.l.market, *rec); err != nil {
 			changes = append(changes, change{rec: rec, state: StateHeld, message: err.Error()})
 			held++
 		}
@@ -282,10 +339,10 @@ func (p *pass) send(ctx context.Context, recs []BillRecord) error {
 // chooseProbe takes records that have been a probe in vain from the beginning of a segment that a probe is to be taken
 // from. They get their turn behind all others, if a probe has come through by then; otherwise they stay due.
 func (p *pass) chooseProbe(seg *segment, stack []segment) []segment {
-	if !p.r.probing() {
+	if !p.r.probing(p.l) {
 		return stack
 	}
-	rest := p.r.suspects.untried(seg.recs)
+	rest := p.l.suspects.untried(seg.recs)
 	n := len(seg.recs) - len(rest)
 	if n == 0 {
 		return stack
@@ -328,8 +385,8 @@ func (s segment) split() []segment {
 
 // cut shortens the segment to what one batch may carry now and puts the rest back on the stack.
 func (p *pass) cut(seg *segment, stack []segment) []segment {
-	n := p.r.suspects.limit(seg.recs, p.r.batchLimit)
-	if p.r.probing() {
+	n := p.l.suspects.limit(seg.recs, p.l.batch.limit)
+	if p.r.probing(p.l) {
 		n = 1
 	}
 	if n >= len(seg.recs) {
@@ -349,13 +406,13 @@ func (p *pass) call(ctx context.Context, seg segment) (Class, error) {
 		p.stop(StopShutdown, time.Time{})
 		return 0, nil //nolint:nilerr // an orderly stop
 	}
-	done, err := p.r.breaker.allow()
+	done, err := p.l.breaker.allow()
 	if err != nil {
-		p.stop(StopBreaker, p.r.breaker.retryAt())
+		p.stop(StopBreaker, p.l.breaker.retryAt())
 		return 0, nil //nolint:nilerr // the breaker's refusal is the pass's end, not its failure
 	}
-	var class Class
-	defer func() { done(class) }() // whatever happens below, the breaker must not wait for ever for an answer
+	var res Result
+	defer func() { done(res.Class, res.said()) }() // whatever happens below, the breaker must not wait for ever for an answer
 
 	origin := make([]State, len(recs))
 	changes := make([]change, len(recs))
@@ -370,13 +427,12 @@ func (p *pass) call(ctx context.Context, seg segment) (Class, error) {
 		return 0, err
 	}
 	killpoint.Hit("sending.written")
-	res := p.r.push(ctx, batch)
-	class = res.Class
+	res = p.r.push(ctx, p.l.market, batch)
 	p.sum.Calls++
 	if seg.depth > 0 {
 		p.isolation--
 	}
-	return class, p.conclude(ctx, recs, origin, res)
+	return res.Class, p.conclude(ctx, recs, origin, res)
 }
 
 // wait keeps the distance that sick answers in this pass ask for. Nothing is waited for once the breaker is open.
@@ -384,14 +440,14 @@ func (p *pass) wait(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if p.notBefore.IsZero() || p.r.breaker.state() == BreakerOpen {
+	if p.notBefore.IsZero() || p.l.breaker.state() == BreakerOpen {
 		return nil
 	}
 	return p.r.o.Clock.WaitUntil(ctx, p.notBefore)
 }
 
 // push makes the call. It outlives the end of ctx by DrainTimeout at most, and a panic counts as "no usable answer".
-func (r *Reporter) push(ctx context.Context, batch []UsageRecord) (res Result) {
+func (r *Reporter) push(ctx context.Context, to Marketplace, batch []UsageRecord) (res Result) {
 	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.PushTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
@@ -405,7 +461,7 @@ func (r *Reporter) push(ctx context.Context, batch []UsageRecord) (res Result) {
 		}
 	}()
 	killpoint.Hit("push.before")
-	res = r.o.Marketplace.Push(callCtx, batch)
+	res = to.Push(callCtx, batch)
 	killpoint.Hit("push.after")
 	if res.Class.String() == "" {
 		res.Message = fmt.Sprintf("answer of no known class (%d): %s", res.Class, res.Message)
@@ -419,15 +475,15 @@ func (p *pass) conclude(ctx context.Context, recs []BillRecord, origin []State, 
 	changes := make([]change, len(recs))
 	counts := map[State]int{}
 	for i := range recs {
-		changes[i] = outcome(&recs[i], origin[i], &res, len(recs))
+		changes[i] = p.outcome(&recs[i], origin[i], &res, len(recs))
 		counts[changes[i].state]++
 	}
 	p.logCall(ctx, res, len(recs), counts)
 	p.r.o.Observer.CallDone(Call{
-		Marketplace: p.r.o.Marketplace.Name(), Endpoint: res.Endpoint, Class: res.Class, Code: res.Code, Records: len(recs),
+		Marketplace: p.l.name, Endpoint: res.Endpoint, Class: res.Class, Code: res.Code, Records: len(recs),
 		Latency: res.Latency,
 	})
-	p.r.judge(res)
+	p.r.judge(p.l, res)
 	p.learn(recs, res)
 	// The outcome is written even when ctx has ended in the meantime.
 	writeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.r.o.PushTimeout)
@@ -446,11 +502,20 @@ func (p *pass) count(counts map[State]int) {
 	p.sum.Accepted += counts[StateAccepted]
 	p.sum.Rejected += counts[StateRejected]
 	p.sum.Expired += counts[StateExpired]
+	p.sum.Shadowed += counts[StateShadowed]
 }
 
+// notOurDuplicate explains why a refusal as duplicate is no acceptance.
+const notOurDuplicate = "refused as a duplicate, although no earlier attempt of ours can have arrived: something else reported " +
+	"this number or this window; look it up in the marketplace's own books before releasing or writing off the record"
+
 // outcome is what the answer means for one record of a batch of the given size.
-func outcome(rec *BillRecord, origin State, res *Result, batch int) change {
+func (p *pass) outcome(rec *BillRecord, origin State, res *Result, batch int) change {
 	ch := change{rec: rec, call: res, code: res.Code, message: res.Message}
+	refusal, refused := res.Refused[rec.SN]
+	if refused {
+		ch.detail = refusal.Raw
+	}
 	// Back to where it was: a record that may have arrived earlier stays unknown, whatever this call says about itself.
 	ch.state = StatePending
 	if origin == StateUnknown {
@@ -458,11 +523,15 @@ func outcome(rec *BillRecord, origin State, res *Result, batch int) change {
 	}
 	switch res.Class {
 	case ClassAccepted:
-		ch.state = StateAccepted
-		if refusal, refused := res.Refused[rec.SN]; refused {
+		ch.state = p.l.accepted()
+		if refused {
 			ch.code, ch.message = refusal.Code, refusal.Message
-			if !refusal.Duplicate || rec.Last.Attempt < 2 {
+			switch {
+			case !refusal.Duplicate:
 				ch.state = StateRejected
+			case origin != StateUnknown:
+				ch.state, ch.message = StateRejected, joinMessages(notOurDuplicate, refusal.Message)
+			default: // the earlier attempt arrived
 			}
 		}
 	case ClassUnknown:
@@ -483,35 +552,58 @@ func outcome(rec *BillRecord, origin State, res *Result, batch int) change {
 	return ch
 }
 
+// accepted is the state of a record that the lane's destination took.
+func (l *lane) accepted() State {
+	if l.mode == ModeShadow {
+		return StateShadowed
+	}
+	return StateAccepted
+}
+
+// joinMessages appends what the marketplace said to an explanation of ours.
+func joinMessages(ours, theirs string) string {
+	if theirs == "" {
+		return ours
+	}
+	return ours + " (" + theirs + ")"
+}
+
 // learn draws the consequences of an answer for the calls that follow.
 func (p *pass) learn(recs []BillRecord, res Result) {
 	now := p.r.o.Clock.Now()
 	switch {
 	case !res.Class.Sick() && res.Class != ClassMisconfigured:
-		clear(p.r.suspects.probes)
+		clear(p.l.suspects.probes)
 	case len(recs) == 1:
-		p.r.suspects.probed(recs[0].SN)
+		p.l.suspects.probed(recs[0].SN)
 	}
 	if !res.Class.Sick() {
 		p.sick, p.notBefore = 0, time.Time{}
-		p.r.suspects.answered(recs)
+		p.l.suspects.answered(recs)
 	}
 	switch res.Class {
 	case ClassUnavailable, ClassUnknown:
 		p.sick++
 		p.notBefore = now.Add(p.r.o.Backoff.Delay(p.sick, p.r.o.Random))
-		p.r.suspects.failed(recs)
+		p.l.suspects.failed(recs)
 		if res.RetryAfter > 0 {
-			p.stop(StopThrottled, now.Add(res.RetryAfter))
+			until := now.Add(res.RetryAfter)
+			p.r.mu.Lock()
+			p.l.throttled = throttle{from: now, until: until}
+			p.r.mu.Unlock()
+			p.stop(StopThrottled, until)
 		}
 	case ClassMisconfigured:
 		p.stop(StopMisconfigured, time.Time{})
 	case ClassBatchTooLarge:
-		if half := max(1, len(recs)/2); half < p.r.batchLimit {
-			p.r.batchLimit = half
-			p.r.log.Warn("the marketplace takes smaller batches than configured", "batch_size", half)
+		if p.l.batch.tooLarge(len(recs)) {
+			p.r.log.Warn("the marketplace takes smaller batches than configured", "destination", p.l.name, "batch_size", p.l.batch.limit)
 		}
-	case ClassAccepted, ClassRecordBad, ClassRecordExpired:
+	case ClassAccepted:
+		if p.l.batch.accepted(len(recs)) {
+			p.r.log.Info("trying larger batches again", "destination", p.l.name, "batch_size", p.l.batch.limit)
+		}
+	case ClassRecordBad, ClassRecordExpired:
 	}
 	known := 0
 	for i := range recs {
@@ -530,8 +622,8 @@ func (p *pass) logCall(ctx context.Context, res Result, records int, counts map[
 	if res.Class != ClassAccepted {
 		level = slog.LevelWarn
 	}
-	p.r.log.Log(ctx, level, "batch sent", "batch_size", records, "class", res.Class.String(), "code", res.Code,
+	p.r.log.Log(ctx, level, "batch sent", "destination", p.l.name, "batch_size", records, "class", res.Class.String(), "code", res.Code,
 		"reason", res.Message, "status", res.Status, "endpoint", res.Endpoint, "latency", res.Latency,
-		"accepted", counts[StateAccepted], "rejected", counts[StateRejected], "expired", counts[StateExpired],
+		"accepted", counts[p.l.accepted()], "rejected", counts[StateRejected], "expired", counts[StateExpired],
 		"pending", counts[StatePending], "unknown", counts[StateUnknown])
 }

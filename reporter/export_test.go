@@ -6,12 +6,18 @@ import "time"
 type Breaker = breaker
 
 // NewBreaker is newBreaker.
-func NewBreaker(failures uint32, timeout time.Duration, now func() time.Time, changed func(from, to BreakerState)) *Breaker {
-	return newBreaker("test", failures, timeout, now, changed)
+func NewBreaker(failures uint32, timeout time.Duration, now func() time.Time, changed func(BreakerChange)) *Breaker {
+	return newBreaker("test", failures, func(time.Time) time.Duration { return timeout }, now, changed)
 }
 
 // Allow is allow.
-func (b *breaker) Allow() (done func(Class), err error) { return b.allow() }
+func (b *breaker) Allow() (done func(Class, string), err error) { return b.allow() }
+
+// Reset is reset.
+func (b *breaker) Reset(reason string) { b.reset(reason) }
+
+// Story is history.
+func (b *breaker) Story() []BreakerChange { return b.history() }
 
 // State is state.
 func (b *breaker) State() BreakerState { return b.state() }

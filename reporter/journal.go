@@ -14,6 +14,7 @@ type change struct {
 	// call is the answer that led here, nil for none; code and message explain the state.
 	call          *Result
 	code, message string
+	detail        string // raw text of the marketplace about this record
 }
 
 // advance returns the row that takes the record to the state. It is the only place that makes rows for records
@@ -24,7 +25,7 @@ func advance(last Transition, ch change, at time.Time) (Transition, error) {
 	}
 	t := Transition{
 		SN: last.SN, Booked: last.Booked, Seq: last.Seq + 1, State: ch.state, At: at, Attempt: last.Attempt,
-		Code: ch.code, Message: ch.message,
+		Code: ch.code, Message: ch.message, Detail: ch.detail,
 	}
 	if ch.state == StateSending {
 		t.Attempt++

@@ -63,17 +63,32 @@ type Result struct {
 	RequestHash string // hex SHA-256 of the body sent
 	Latency     time.Duration
 	RetryAfter  time.Duration // what the marketplace asked for, 0 if nothing
-	// Refused names records of an accepted batch that were refused one by one, with code and message.
+	// Refused names records of an accepted batch that were refused one by one, with code and message. With any other class only
+	// what the marketplace said about the records is used, not that they were refused.
 	Refused map[MeteringSN]Refusal
+}
+
+// said is the answer in short, for a breaker's story.
+func (r Result) said() string {
+	if r.Code == "" {
+		return r.Message
+	}
+	if r.Message == "" {
+		return r.Code
+	}
+	return r.Code + " " + r.Message
 }
 
 // Refusal is why one record was refused.
 type Refusal struct {
 	Code, Message string
 	// Duplicate says that the marketplace refused the record because it already holds one of this number, or of this
-	// instance and window. After an earlier attempt for the same record that means that the attempt arrived, and the
-	// record counts as accepted; at the first attempt somebody else reported the window, and a person must look.
+	// instance and window. After an earlier attempt whose answer is not known that means that the attempt arrived, and the
+	// record counts as accepted; where no earlier attempt can have arrived somebody else reported the window, and a person must
+	// look.
 	Duplicate bool
+	// Raw is what the marketplace said about the record as it came, bounded by its client; "" if nothing.
+	Raw string
 }
 
 // Limits are the marketplace's rules that shape records and batches.

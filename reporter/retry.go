@@ -75,16 +75,16 @@ func setDefault(d *time.Duration, value time.Duration) {
 	}
 }
 
-// Next returns when to try again. newestEnd is the end of the newest window that waits: the most urgent one decides, and
-// the older ones go along. No attempt comes before notBefore, the time the marketplace or the breaker asked for. While
-// the deadline nears, attempts come closer together.
+// Next returns when to try again what the marketplace did not take. newestEnd is the end of the newest window that waits: the
+// most urgent one decides, and the older ones go along. No attempt comes before notBefore, the time the marketplace or the
+// breaker asked for. While the deadline nears, attempts come closer together.
 func (p RetryPolicy) Next(now, newestEnd time.Time, failures int, notBefore time.Time, random func() float64) time.Time {
 	age := now.Sub(newestEnd)
 	var delay time.Duration
 	switch {
 	case age < p.Deadline:
 		left := p.Deadline - max(age, 0)
-		delay = min(p.Backoff.Delay(failures, random), max(left/2, p.Backoff.Min))
+		delay = min(p.Backoff.Delay(failures, random), max(left/8, p.Backoff.Min))
 	case age < p.LateLimit:
 		delay = jitter(p.LateInterval, random)
 	default:
@@ -95,4 +95,19 @@ func (p RetryPolicy) Next(now, newestEnd time.Time, failures int, notBefore time
 		return notBefore
 	}
 	return at
+}
+
+// AfterFault returns when to try again what our own side could not do: the books or the barrier failed, or the clock can't be
+// trusted. That is repeated soon whatever the hour, because nobody else's rest depends on it.
+func (p RetryPolicy) AfterFault(now time.Time, failures int, random func() float64) time.Time {
+	return now.Add(p.Backoff.Delay(failures, random))
+}
+
+// AfterBreaker returns when to try again while the breaker permits no call before notBefore: as soon as it does as long as the
+// newest window can still be on time, because the breaker's own pace is the one at which the endpoint is to be probed.
+func (p RetryPolicy) AfterBreaker(now, newestEnd time.Time, failures int, notBefore time.Time, random func() float64) time.Time {
+	if now.Sub(newestEnd) < p.Deadline && notBefore.After(now) {
+		return notBefore
+	}
+	return p.Next(now, newestEnd, failures, notBefore, random)
 }

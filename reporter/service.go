@@ -26,6 +26,30 @@ type ServiceOptions struct {
 	Clock    Clock
 	Logger   *slog.Logger
 	Random   func() float64 // numbers in [0, 1) for jitter
+	// Lease is asked before each step of closing and each delivery pass, and every LeaseInterval in between: while another process
+	// holds it this one does neither. nil: always held.
+	Lease Lease
+	// LeaseInterval is how often the lease is renewed or tried for, in real time; 0 means 5 s. It should be a third of the lease's
+	// time or less.
+	LeaseInterval time.Duration
+	// Guard says whether this machine's clock can be trusted; while it does not, nothing is closed, and delivery goes on. nil:
+	// always.
+	Guard Guard
+	// Preflight is run PreflightLead before the end of every hour; nil: never.
+	Preflight *Preflight
+	// PreflightLead is how long before the end of the hour; 0 means 5 m.
+	PreflightLead time.Duration
+}
+
+// Guard decides whether windows may be closed.
+type Guard interface {
+	// Check returns nil when they may, and otherwise why not: what is wrong and what to do.
+	Check(ctx context.Context) error
+}
+
+// lifeCatcher is implemented by closers that deal with releases and freezes that a process left behind when it ended.
+type lifeCatcher interface {
+	CatchUpLives(ctx context.Context) error
 }
 
 // Summary tells what one call of [Service.CloseNow] did.
@@ -37,8 +61,9 @@ type Summary struct {
 // Service closes windows on schedule and delivers their records. It never gives up: an error or a panic in one round is
 // logged, and the round is repeated as [RetryPolicy] says.
 type Service struct {
-	o   ServiceOptions
-	log *slog.Logger
+	o     ServiceOptions
+	log   *slog.Logger
+	lease *leaseKeeper
 
 	mu         sync.Mutex
 	running    bool
@@ -47,6 +72,9 @@ type Service struct {
 	cancelWait context.CancelFunc // ends the wait of the loop; nil while it does not wait
 	plan       plan
 	closeErr   error
+	guardErr   error
+	preflight  PreflightReport
+	livesDone  bool // releases and freezes left behind were dealt with
 }
 
 // plan is what the loop waits for.
@@ -54,6 +82,7 @@ type plan struct {
 	scheduled time.Time // next time on the schedule
 	graceEnds time.Time // when a window that had ended but was in its grace period can be closed; zero if none
 	retry     time.Time // next attempt after a failure; zero if nothing failed
+	preflight time.Time // next preflight; zero if there is none
 	failures  int       // rounds in a row that left something undone
 }
 
@@ -69,14 +98,22 @@ func NewService(o ServiceOptions) (*Service, error) {
 	retry, err := o.Retry.withDefaults()
 	errs = append(errs, err)
 	o.Retry = retry
+	setDefault(&o.LeaseInterval, defaultLeaseInterval)
+	setDefault(&o.PreflightLead, 5*time.Minute)
+	if o.LeaseInterval < 0 || o.PreflightLead < 0 || o.PreflightLead >= time.Hour {
+		errs = append(errs, errors.New("service: the lease interval must not be negative, and the preflight be within the hour before its end"))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Service{o: o, log: o.Logger.With("component", "schedule")}, nil
+	s := &Service{o: o, log: o.Logger.With("component", "schedule")}
+	s.lease = &leaseKeeper{s: s, lease: o.Lease}
+	return s, nil
 }
 
 // Run closes and delivers until ctx ends, and then returns nil: first at once, to catch up on what was missed, then on
-// schedule. It starts no goroutine that outlives it, and must not be called twice at a time.
+// schedule. It starts no goroutine that outlives it, and must not be called twice at a time. With a lease it does so only while
+// it holds it, and gives it up at the end.
 func (s *Service) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.running {
@@ -91,14 +128,19 @@ func (s *Service) Run(ctx context.Context) error {
 		s.mu.Unlock()
 	}()
 	s.log.Info("reporting started", "schedule", s.o.Schedule.String())
+	defer s.keepLease(ctx)()
 	began := s.o.Clock.Now()
 	s.round(ctx, false)
+	s.runPreflight(ctx)
 	// Counted from the beginning of a round, so that an hour that passes during a long one is not skipped.
 	s.setScheduled(s.o.Schedule.Next(began))
 	for ctx.Err() == nil {
 		full, scheduled, err := s.wait(ctx)
 		if err != nil {
 			break
+		}
+		if s.preflightDue() {
+			s.runPreflight(ctx)
 		}
 		if !full {
 			continue
@@ -114,6 +156,46 @@ func (s *Service) Run(ctx context.Context) error {
 		return errors.New("the clock stopped")
 	}
 	return nil
+}
+
+// keepLease starts renewing the lease and returns what ends that and waits for it.
+func (s *Service) keepLease(ctx context.Context) (stop func()) {
+	if s.o.Lease == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.lease.keep(ctx, s.o.LeaseInterval)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// preflightDue reports whether the time for the preflight has come.
+func (s *Service) preflightDue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.plan.preflight.IsZero() && !s.plan.preflight.After(s.o.Clock.Now())
+}
+
+// runPreflight runs the checks, keeps their results and plans the next time.
+func (s *Service) runPreflight(ctx context.Context) {
+	if s.o.Preflight == nil || ctx.Err() != nil {
+		return
+	}
+	report := s.o.Preflight.Run(ctx)
+	now := s.o.Clock.Now()
+	next := meter.HourOf(now).End.Add(-s.o.PreflightLead)
+	if !next.After(now) {
+		next = next.Add(time.Hour)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.preflight, s.plan.preflight = report, next
 }
 
 // setScheduled plans the next scheduled round. A day that comes only every eight years is beyond the schedule's search;
@@ -157,11 +239,19 @@ func (s *Service) wait(ctx context.Context) (full, scheduled bool, err error) {
 		s.log.Error("the clock can't wait", "err", err)
 		return false, false, err
 	}
-	return true, !s.plan.scheduled.After(now), nil
+	return !s.plan.work().After(now), !s.plan.scheduled.After(now), nil
 }
 
 // next is the earliest time the plan names.
 func (p plan) next() time.Time {
+	if at := p.work(); p.preflight.IsZero() || at.Before(p.preflight) {
+		return at
+	}
+	return p.preflight
+}
+
+// work is the earliest time at which there is something to close or to deliver.
+func (p plan) work() time.Time {
 	at := p.scheduled
 	for _, t := range []time.Time{p.graceEnds, p.retry} {
 		if !t.IsZero() && t.Before(at) {
@@ -189,9 +279,13 @@ func (s *Service) wake() {
 
 // CloseNow closes every window that is due at until, makes one delivery pass and tells what happened. It works with or
 // without a running [Service.Run] and waits for a round under way. The summary is valid, as far as things went, also with
-// an error. An until beyond the clock is refused with an error that wraps [ErrFuture].
+// an error. An until beyond the clock is refused with an error that wraps [ErrFuture], and everything with one that wraps
+// [ErrNotHolder] while another process holds the lease.
 func (s *Service) CloseNow(ctx context.Context, until time.Time) (Summary, error) {
 	var sum Summary
+	if err := s.lease.hold(ctx); err != nil {
+		return sum, err
+	}
 	err := s.guard("close now", func() (err error) {
 		sum.Closed, err = s.close(ctx, until, 0)
 		return err
@@ -203,7 +297,7 @@ func (s *Service) CloseNow(ctx context.Context, until time.Time) (Summary, error
 		sum.Delivered, err = s.o.Reporter.RunOnce(ctx)
 		return err
 	}))
-	if err != nil || sum.Delivered.Unsettled > 0 { // otherwise the loop may still have something else to repeat
+	if err != nil || sum.Delivered.Left() { // otherwise the loop may still have something else to repeat
 		s.planRetry(err, sum.Delivered)
 		s.mu.Lock()
 		s.replan = true
@@ -216,8 +310,17 @@ func (s *Service) CloseNow(ctx context.Context, until time.Time) (Summary, error
 // round closes what is due and delivers until nothing moves any more, and plans what is to be done about the rest.
 func (s *Service) round(ctx context.Context, scheduled bool) {
 	var delivered PassSummary
-	err := s.guard("round", func() error { return s.work(ctx, &delivered) })
+	workCtx, done := s.lease.work(ctx)
+	err := s.guard("round", func() error { return s.work(workCtx, &delivered) })
+	if cause := context.Cause(workCtx); errors.Is(cause, ErrNotHolder) {
+		err = cause
+	}
+	done()
 	if ctx.Err() != nil {
+		return
+	}
+	if errors.Is(err, ErrNotHolder) {
+		s.standBy()
 		return
 	}
 	if err != nil {
@@ -238,9 +341,19 @@ func (s *Service) guard(what string, do func() error) (err error) {
 	return do()
 }
 
+// standBy clears what was planned: another process does it. Getting the lease begins a round.
+func (s *Service) standBy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plan.retry, s.plan.graceEnds, s.plan.failures, s.livesDone = time.Time{}, time.Time{}, 0, false
+}
+
 // work closes and delivers in steps. Failing to close does not keep what is closed already from being delivered.
 func (s *Service) work(ctx context.Context, delivered *PassSummary) error {
 	for {
+		if err := s.lease.hold(ctx); err != nil {
+			return err
+		}
 		closed, closeErr := s.close(ctx, s.o.Clock.Now(), windowsPerStep)
 		if s.o.Reporter != nil {
 			if err := s.deliver(ctx, delivered); err != nil {
@@ -253,21 +366,65 @@ func (s *Service) work(ctx context.Context, delivered *PassSummary) error {
 	}
 }
 
-// close closes due windows and remembers the outcome for the status.
+// close closes due windows, if the clock can be trusted, and remembers the outcome for the status.
 func (s *Service) close(ctx context.Context, until time.Time, limit int) (ClosedSummary, error) {
-	sum, err := s.o.Closer.closeSome(ctx, until, limit)
-	if errors.Is(err, ErrFuture) {
-		return sum, err
+	if err := s.checkGuard(ctx); err != nil {
+		return ClosedSummary{}, err
 	}
+	err := s.catchUpLives(ctx)
+	sum, closeErr := s.o.Closer.closeSome(ctx, until, limit)
+	if errors.Is(closeErr, ErrFuture) {
+		return sum, closeErr
+	}
+	err = errors.Join(err, closeErr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closeErr = err
 	return sum, err
 }
 
+// checkGuard asks the guard and remembers its answer for the status.
+func (s *Service) checkGuard(ctx context.Context) error {
+	if s.o.Guard == nil {
+		return nil
+	}
+	err := s.o.Guard.Check(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		err = fmt.Errorf("nothing is closed: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.guardErr = err
+	return err
+}
+
+// catchUpLives has the closer deal with what an earlier process left behind, once for each time that this one takes over.
+func (s *Service) catchUpLives(ctx context.Context) error {
+	s.mu.Lock()
+	done := s.livesDone
+	s.mu.Unlock()
+	catcher, ok := any(s.o.Closer).(lifeCatcher)
+	if done || !ok {
+		return nil
+	}
+	if err := catcher.CatchUpLives(ctx); err != nil {
+		return fmt.Errorf("catch up releases and freezes: %w", err)
+	}
+	s.mu.Lock()
+	s.livesDone = true
+	s.mu.Unlock()
+	return nil
+}
+
 // deliver makes passes until nothing is due, or nothing moves.
 func (s *Service) deliver(ctx context.Context, delivered *PassSummary) error {
 	for {
+		if err := s.lease.hold(ctx); err != nil {
+			return err
+		}
 		sum, err := s.o.Reporter.RunOnce(ctx)
 		delivered.merge(sum)
 		if err != nil {
@@ -284,7 +441,7 @@ func (s *Service) planRetry(err error, delivered PassSummary) {
 	now := s.o.Clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err == nil && delivered.Unsettled == 0 {
+	if err == nil && !delivered.Left() {
 		s.plan.retry, s.plan.failures = time.Time{}, 0
 		return
 	}
@@ -292,11 +449,23 @@ func (s *Service) planRetry(err error, delivered PassSummary) {
 	if delivered.Progress() {
 		s.plan.failures = 1
 	}
-	newest := delivered.NewestDue.End
-	if err != nil { // what could not be closed or read is at least as new as the last full hour
-		newest = meter.HourOf(now).Start
+	s.plan.retry = time.Time{}
+	if err != nil {
+		s.plan.retry = s.o.Retry.AfterFault(now, s.plan.failures, s.o.Random)
 	}
-	s.plan.retry = s.o.Retry.Next(now, newest, s.plan.failures, delivered.RetryAt, s.o.Random)
+	for _, d := range []*PassSummary{&delivered, delivered.Shadow} {
+		if d == nil || d.Unsettled == 0 {
+			continue
+		}
+		next := s.o.Retry.Next
+		if d.Stopped == StopBreaker {
+			next = s.o.Retry.AfterBreaker
+		}
+		at := next(now, d.NewestDue.End, s.plan.failures, d.RetryAt, s.o.Random)
+		if s.plan.retry.IsZero() || at.Before(s.plan.retry) {
+			s.plan.retry = at
+		}
+	}
 	s.log.Debug("retry planned", "at", s.plan.retry, "attempt", s.plan.failures, "due_left", delivered.DueLeft)
 }
 

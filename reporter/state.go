@@ -58,7 +58,9 @@ var transitions = map[State][]State{
 	StateSending: {
 		StateAccepted, StatePending, StateUnknown, StateRejected, StateExpired, StateHeld, StateShadowed,
 	},
-	StateUnknown:  {StateSending, StateExpired, StateHeld, StateWrittenOff, StateAccepted, StateConfirmed, StateFailed},
+	StateUnknown: {
+		StateSending, StateExpired, StateHeld, StateWrittenOff, StateAccepted, StateConfirmed, StateFailed, StateShadowed,
+	},
 	StateAccepted: {StateConfirmed, StateFailed},
 	StateRejected: {StatePending, StateWrittenOff, StateUnbillable, StateHeld, StateReplaced},
 	StateHeld:     {StatePending, StateWrittenOff, StateUnbillable, StateExpired},

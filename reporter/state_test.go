@@ -12,21 +12,22 @@ import (
 
 // table is the whole table of transitions, written down a second time on purpose: a change must be made in both places.
 const table = `
-new:         pending held unbillable carried written_off
+new:         pending held unbillable carried written_off dry_run
 pending:     sending expired held written_off unbillable shadowed dry_run
-sending:     accepted pending unknown rejected expired held
+sending:     accepted pending unknown rejected expired held shadowed
 accepted:    confirmed failed
 confirmed:
-failed:      written_off unbillable confirmed
-unknown:     sending expired held written_off accepted confirmed failed
-rejected:    pending written_off unbillable held
-expired:     written_off unbillable
+failed:      written_off unbillable confirmed replaced
+unknown:     sending expired held written_off accepted confirmed failed shadowed
+rejected:    pending written_off unbillable held replaced
+expired:     written_off unbillable pending
 held:        pending written_off unbillable expired
 written_off:
 unbillable:
 carried:
 shadowed:
 dry_run:
+replaced:
 `
 
 func TestStateTransitions(t *testing.T) {

@@ -16,21 +16,47 @@ type ReporterStatus struct { //nolint:revive // there is a status of the service
 	// Breaker is the breaker's state now; BreakerRetryAt when it permits the next probe, zero unless it is open.
 	Breaker        BreakerState `json:"breaker"`
 	BreakerRetryAt time.Time    `json:"breaker_retry_at"`
+	// BreakerStory is what happened to the breaker lately, oldest first.
+	BreakerStory []BreakerChange `json:"breaker_story,omitempty"`
+	// ThrottledUntil is until when the marketplace asked to be left alone; zero if it didn't.
+	ThrottledUntil time.Time `json:"throttled_until"`
+	// BatchLimit is how many records one call may carry now.
+	BatchLimit int `json:"batch_limit"`
 	// Misconfigured is the alarm raised by the marketplace's refusal of our key, clock or authority; nil if there is none.
 	Misconfigured *Misconfiguration `json:"misconfigured,omitempty"`
+	// Shadow is the same for the shadow destination; nil if there is none. Its LastPass is that of LastPass.Shadow.
+	Shadow *ReporterStatus `json:"shadow,omitempty"`
 }
 
 // Status returns the state of delivery. It never waits for a pass under way.
 func (r *Reporter) Status() ReporterStatus {
-	s := ReporterStatus{Breaker: r.breaker.state(), BreakerRetryAt: r.breaker.retryAt()}
+	s := r.laneStatus(r.live)
+	if r.shadow.market != nil {
+		shadow := r.laneStatus(r.shadow)
+		if s.LastPass.Shadow != nil {
+			shadow.LastPass = *s.LastPass.Shadow
+		} else {
+			shadow.LastPass = PassSummary{}
+		}
+		s.Shadow = &shadow
+	}
+	return s
+}
+
+// laneStatus is the state of one destination.
+func (r *Reporter) laneStatus(l *lane) ReporterStatus {
+	s := ReporterStatus{
+		Breaker: l.breaker.state(), BreakerRetryAt: l.breaker.retryAt(), BreakerStory: l.breaker.history(),
+		ThrottledUntil: r.throttledUntil(l),
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.LastPassAt, s.LastPass = r.lastAt, r.last
+	s.LastPassAt, s.LastPass, s.BatchLimit = r.lastAt, r.last, l.shownLimit
 	if r.lastErr != nil {
 		s.Err = r.lastErr.Error()
 	}
-	if r.misconfigured != nil {
-		alarm := *r.misconfigured
+	if l.misconfigured != nil {
+		alarm := *l.misconfigured
 		s.Misconfigured = &alarm
 	}
 	return s
@@ -43,6 +69,12 @@ type Status struct {
 	LastClosed Booking `json:"last_closed"`
 	// CloseErr is why the last attempt to close failed, "" if it did not.
 	CloseErr string `json:"close_err,omitempty"`
+	// ClockErr is why nothing is closed although something may be due: the clock can't be trusted. "" if it can.
+	ClockErr string `json:"clock_err,omitempty"`
+	// Lease tells whether this process books and delivers; nil when there is no lease, and it always does.
+	Lease *LeaseStatus `json:"lease,omitempty"`
+	// Preflight is the last preflight; nil before the first.
+	Preflight *PreflightReport `json:"preflight,omitempty"`
 	// Deadline is when reporting stops being on time: for the oldest window that is not settled, or else for the hour that
 	// is running. UntilDeadline is the time left, negative when it has passed.
 	Deadline      time.Time     `json:"deadline"`
@@ -81,8 +113,19 @@ func (s *Service) Status() Status {
 		st.Delivery = &d
 	}
 	st.LastClosed = s.o.Closer.LastClosed()
+	if s.o.Lease != nil {
+		lease := s.lease.state()
+		st.Lease = &lease
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.guardErr != nil {
+		st.ClockErr = s.guardErr.Error()
+	}
+	if !s.preflight.At.IsZero() {
+		report := s.preflight
+		st.Preflight = &report
+	}
 	if s.closeErr != nil {
 		st.CloseErr = s.closeErr.Error()
 	}
@@ -96,4 +139,18 @@ func (s *Service) Status() Status {
 	st.Deadline = waits.End.Add(s.o.Retry.Deadline)
 	st.UntilDeadline = st.Deadline.Sub(st.Now)
 	return st
+}
+
+// Standby reports whether another process holds the lease and this one neither closes nor delivers.
+func (s Status) Standby() bool { return s.Lease != nil && !s.Lease.Held }
+
+// ResetBreaker closes the breakers by hand (see [Reporter.ResetBreaker]) and asks for a round at once. It does nothing when
+// reporting is disabled and reports whether it did something.
+func (s *Service) ResetBreaker(actor string) bool {
+	if s.o.Reporter == nil {
+		return false
+	}
+	s.o.Reporter.ResetBreaker(actor)
+	s.Trigger()
+	return true
 }
