@@ -92,7 +92,11 @@ Faults (repeatable): --fault 'kind=http_status,status=503,count=3'
 
 // runSandbox serves until the context ends.
 func runSandbox(ctx context.Context, f sandboxFlags, stdout, stderr io.Writer) error {
-	opts, err := f.options(stderr)
+	clock, err := newMachineClock()
+	if err != nil {
+		return err
+	}
+	opts, err := f.options(clock.Now, stderr)
 	if err != nil {
 		return &usageError{err}
 	}
@@ -109,13 +113,13 @@ func runSandbox(ctx context.Context, f sandboxFlags, stdout, stderr io.Writer) e
 }
 
 // options turns the flags into the sandbox's options.
-func (f sandboxFlags) options(stderr io.Writer) (sandbox.Options, error) {
+func (f sandboxFlags) options(now func() time.Time, stderr io.Writer) (sandbox.Options, error) {
 	level := slog.LevelInfo
 	if f.verbose {
 		level = slog.LevelDebug
 	}
 	opts := sandbox.Options{
-		Now:                 time.Now,
+		Now:                 now,
 		Logger:              slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})).With("component", "sandbox"),
 		Key:                 firstOf(f.key, os.Getenv(envSandboxKey), demoSandboxKey),
 		Tolerance:           f.tolerance,

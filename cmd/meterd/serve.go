@@ -11,7 +11,6 @@ import (
 
 	"github.com/meterd/meterd/internal/config"
 	"github.com/meterd/meterd/internal/telemetry"
-	"github.com/meterd/meterd/reporter"
 )
 
 func newServeCommand() *cobra.Command {
@@ -42,7 +41,11 @@ to standard error.`,
 		if os.Getenv("GOMEMLIMIT") == "" {
 			debug.SetMemoryLimit(memoryGoal(cfg))
 		}
-		d, err := newDaemon(cmd.Context(), daemonOptions{Config: cfg, Clock: reporter.SystemClock{}, Logger: log})
+		clock, err := newMachineClock()
+		if err != nil {
+			return err
+		}
+		d, err := newDaemon(cmd.Context(), daemonOptions{Config: cfg, Clock: clock, Logger: log})
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,98 @@
+package clock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Scaled runs faster than the machine's clock. Several processes that are given the same text show the same time. It can be
+// set forth and back while it runs, as a machine's clock can: by writing a duration into a file. Use ParseScaled.
+type Scaled struct {
+	real, shown time.Time // the machine's time at which it shows the other
+	speed       int64
+	file        string // holds the step; "" for none
+
+	mu     sync.Mutex
+	step   time.Duration
+	readAt time.Time // of the file
+}
+
+// How often the step's file is read, and how long a wait does not look at the time, in real time.
+const (
+	stepAge   = 10 * time.Millisecond
+	scaledNap = 20 * time.Millisecond
+)
+
+// ParseScaled reads "REAL,SHOWN,SPEED" or "REAL,SHOWN,SPEED,FILE": at the machine's time REAL (nanoseconds since 1970) the
+// clock shows SHOWN (RFC 3339), and runs SPEED times as fast from then on. FILE holds a duration that is added, such as
+// -2h; it need not exist.
+func ParseScaled(text string) (*Scaled, error) {
+	parts := strings.SplitN(text, ",", 4)
+	if len(parts) < 3 {
+		return nil, fmt.Errorf("scaled clock: want REAL,SHOWN,SPEED[,FILE] (got %q)", text)
+	}
+	nanos, err1 := strconv.ParseInt(parts[0], 10, 64)
+	shown, err2 := time.Parse(time.RFC3339Nano, parts[1])
+	speed, err3 := strconv.ParseInt(parts[2], 10, 32)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, fmt.Errorf("scaled clock: %w", err)
+	}
+	if speed < 1 {
+		return nil, fmt.Errorf("scaled clock: speed must be from 1 on (got %d)", speed)
+	}
+	s := &Scaled{real: time.Unix(0, nanos), shown: shown.UTC(), speed: speed}
+	if len(parts) == 4 {
+		s.file = parts[3]
+	}
+	return s, nil
+}
+
+// Now returns the clock's time in UTC.
+func (s *Scaled) Now() time.Time { return s.shown.Add(s.elapsed() + s.stepped()) }
+
+// Monotonic returns the time since some fixed moment; steps don't change it.
+func (s *Scaled) Monotonic() time.Duration { return s.elapsed() }
+
+func (s *Scaled) elapsed() time.Duration {
+	return time.Since(s.real) * time.Duration(s.speed)
+}
+
+// stepped is the duration in the file; one that can't be read leaves what was read before.
+func (s *Scaled) stepped() time.Duration {
+	if s.file == "" {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.readAt) < stepAge {
+		return s.step
+	}
+	s.readAt = time.Now() //nolint:forbidigo // a clock reads the machine's
+	text, err := os.ReadFile(s.file)
+	if err != nil {
+		return s.step
+	}
+	if step, err := time.ParseDuration(strings.TrimSpace(string(text))); err == nil {
+		s.step = step
+	}
+	return s.step
+}
+
+// WaitUntil returns nil once the clock shows t or later, or the context's error.
+func (s *Scaled) WaitUntil(ctx context.Context, t time.Time) error {
+	for {
+		left := t.Sub(s.Now()) / time.Duration(s.speed)
+		if left <= 0 {
+			return ctx.Err()
+		}
+		if err := wait(ctx, min(left, scaledNap), nil); err != nil {
+			return err
+		}
+	}
+}
