@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -24,10 +23,15 @@ type Flusher interface {
 // CloserOptions are what a [Closer] needs. Books, Mapper, Rules, Seller, Now and Logger are required.
 type CloserOptions struct {
 	Books WindowBooks
+	// Lives keeps the lives of instances; nil when nobody tells of them. Releases in it that no booking has dealt with yet
+	// are waited for: late usage of such an instance still goes into its final record.
+	Lives LifeBooks
 	// Flusher is the barrier before closing; nil when events go into the store directly.
 	Flusher Flusher
 	// Meters are all meters: hourly usage is kept of each, bill records are made of those that are billed.
 	Meters []meter.Meter
+	// Terms are how each meter is billed, by slug; a missing one is the zero Terms.
+	Terms  map[string]Terms
 	Mapper *Mapper
 	// Rules are the marketplace's: records that break them are held, not sent.
 	Rules Rules
@@ -35,13 +39,20 @@ type CloserOptions struct {
 	Seller string
 	// Grace is how long after its end a window stays open.
 	Grace time.Duration
+	// DayZone is where days of daily cycles begin; nil means UTC.
+	DayZone *time.Location
+	// LateMargin is how much younger than the marketplace's limit the window of a late record must be, so that there is time
+	// to deliver it; 0 means 24 h.
+	LateMargin time.Duration
 	// FlushTimeout bounds the barrier; 0 means 2 m.
 	FlushTimeout time.Duration
 	// ChunkRows bounds how many rows are kept in memory and written at once; 0 means 10,000.
 	ChunkRows int
 	Now       func() time.Time
-	Logger    *slog.Logger
-	Observer  Observer // nil: nobody
+	// Random gives random bits for the versions of bookings; nil means the system's.
+	Random   func() uint64
+	Logger   *slog.Logger
+	Observer Observer // nil: nobody
 }
 
 // ClosedSummary tells what a call of [Closer.CloseDue] did.
@@ -50,38 +61,46 @@ type ClosedSummary struct {
 	First   meter.Window `json:"first"` // zero when Windows is 0
 	Last    meter.Window `json:"last"`
 	Events  uint64       `json:"events"`
-	Usages  uint64       `json:"usages"`
-	Records uint64       `json:"records"`
+	// Recounts is how many closed hours were counted again. Usages, Records, Adjustments and States include theirs.
+	Recounts    int    `json:"recounts"`
+	Usages      uint64 `json:"usages"`
+	Records     uint64 `json:"records"`
+	Adjustments uint64 `json:"adjustments"`
 	// States counts the records by their first state.
 	States map[State]uint64 `json:"states,omitempty"`
 }
 
-// add counts one more closed window.
-func (s *ClosedSummary) add(c Booking, states map[State]uint64) {
-	if s.Windows == 0 {
-		s.First = c.Window
-		s.States = map[State]uint64{}
+// add counts one more booking.
+func (s *ClosedSummary) add(d *draft) {
+	if d.Kind == BookingRecount {
+		s.Recounts++
+	} else {
+		if s.Windows == 0 {
+			s.First = d.Window
+		}
+		s.Windows++
+		s.Last = d.Window
+		s.Events += d.Events
 	}
-	s.Windows++
-	s.Last = c.Window
-	s.Events += c.Events
-	s.Usages += c.Usages
-	s.Records += c.Records
-	for state, n := range states {
+	s.Usages += d.Usages
+	s.Records += d.Records
+	s.Adjustments += d.Adjustments
+	for state, n := range d.states {
+		if s.States == nil {
+			s.States = map[State]uint64{}
+		}
 		s.States[state] += n
 	}
 }
 
-// Closer closes hour windows: it computes their usage and writes their bill records. Nothing it writes counts before the
-// window's close is written, so it may be interrupted anywhere and started again. It is safe for concurrent use; calls
-// run one after the other.
+// Closer counts usage into the books: it closes hours, counts closed hours again when something arrived for them, and bills
+// instances early when they are released or frozen. Nothing it writes counts before the booking is committed, so it may
+// be interrupted anywhere and started again. It is safe for concurrent use.
 type Closer struct {
 	o      CloserOptions
 	meters map[string]meter.Meter // by slug
 	log    *slog.Logger
-	turn   chan struct{} // holds one token; whoever took it may close
-
-	lastVersion uint64 // guarded by turn
+	keeper *bookkeeper
 
 	mu         sync.Mutex
 	lastClosed Booking // as far as this process knows
@@ -92,32 +111,54 @@ func NewCloser(o CloserOptions) (*Closer, error) {
 	if o.Books == nil || o.Mapper == nil || o.Rules == nil || o.Now == nil || o.Logger == nil {
 		return nil, errors.New("closer: Books, Mapper, Rules, Now and Logger are required")
 	}
-	setDefault(&o.FlushTimeout, 2*time.Minute)
-	if o.ChunkRows == 0 {
-		o.ChunkRows = 10_000
-	}
-	if o.Observer == nil {
-		o.Observer = NopObserver{}
-	}
-	c := &Closer{
-		o: o, meters: make(map[string]meter.Meter, len(o.Meters)), log: o.Logger.With("component", "closer"),
+	o.setDefaults()
+	c := &Closer{o: o, meters: make(map[string]meter.Meter, len(o.Meters)), log: o.Logger.With("component", "closer")}
+	c.keeper = &bookkeeper{
+		books: o.Books, now: o.Now, random: o.Random, chunk: o.ChunkRows, log: c.log, observer: o.Observer,
 		turn: make(chan struct{}, 1),
 	}
 	var errs []error
 	if o.Seller == "" {
 		errs = append(errs, errors.New("closer: the seller needs a name; it is part of every record's number"))
 	}
-	if o.Grace < 0 || o.FlushTimeout < 0 || o.ChunkRows < 0 {
-		errs = append(errs, errors.New("closer: grace, flush timeout and chunk size must not be negative"))
+	if o.Grace < 0 || o.FlushTimeout < 0 || o.ChunkRows < 0 || o.LateMargin < 0 {
+		errs = append(errs, errors.New("closer: grace, flush timeout, late margin and chunk size must not be negative"))
 	}
+	daily := false
 	for _, m := range o.Meters {
 		c.meters[m.Slug] = m
+		daily = daily || o.Terms[m.Slug].Cycle == CycleDaily
 		errs = append(errs, checkScale(m, o.Rules.Limits().Scale))
+	}
+	for slug := range o.Terms {
+		if _, known := c.meters[slug]; !known {
+			errs = append(errs, fmt.Errorf("closer: there are terms for %q, and no such meter", slug))
+		}
+	}
+	if daily {
+		errs = append(errs, checkDayZone(o.DayZone, o.Now()))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+func (o *CloserOptions) setDefaults() {
+	setDefault(&o.FlushTimeout, 2*time.Minute)
+	setDefault(&o.LateMargin, 24*time.Hour)
+	if o.ChunkRows == 0 {
+		o.ChunkRows = 10_000
+	}
+	if o.DayZone == nil {
+		o.DayZone = time.UTC
+	}
+	if o.Random == nil {
+		o.Random = chance
+	}
+	if o.Observer == nil {
+		o.Observer = NopObserver{}
+	}
 }
 
 // checkScale makes sure that a remainder fits the decimals that the store keeps: Billed × Scale has the decimals of both.
@@ -134,10 +175,13 @@ func checkScale(m meter.Meter, decimals int32) error {
 	return nil
 }
 
-// CloseDue closes, oldest first, every window that has not been closed yet and whose end lies at least the grace period
-// before until. It starts after the last closed window, or at the first stored event when nothing was closed yet, and
-// closes empty hours too. An until beyond the clock is refused with an error that wraps [ErrFuture]. When the barrier fails or
-// takes too long nothing is closed. The summary counts what was closed, also when an error ended the call.
+func (c *Closer) terms(slug string) Terms { return c.o.Terms[slug] }
+
+// CloseDue first counts closed hours again for which something arrived, and then closes, oldest first, every hour that has
+// not been closed yet and whose end lies at least the grace period before until. It starts after the last closed hour, or
+// at the first stored event when nothing was closed yet, and closes empty hours too. An until beyond the clock is refused
+// with an error that wraps [ErrFuture]. When the barrier fails or takes too long nothing is closed. An hour that can't be
+// recounted does not keep others from being closed. The summary counts what was booked, also when an error ended the call.
 func (c *Closer) CloseDue(ctx context.Context, until time.Time) (ClosedSummary, error) {
 	return c.closeSome(ctx, until, 0)
 }
@@ -149,26 +193,32 @@ func (c *Closer) closeSome(ctx context.Context, until time.Time, limit int) (Clo
 		return sum, fmt.Errorf("close windows until %s: it is only %s: %w",
 			until.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), ErrFuture)
 	}
-	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
-	case <-ctx.Done():
-		return sum, ctx.Err()
-	}
-	next, version, err := c.start(ctx, until)
+	next, err := c.start(ctx, until)
 	if err != nil {
 		return sum, err
 	}
+	recountErr := c.recountStale(ctx, &sum)
+	return sum, errors.Join(recountErr, c.closeHours(ctx, next, until, limit, &sum))
+}
+
+// closeHours closes the hours that are due, from next on; the zero window means none.
+func (c *Closer) closeHours(ctx context.Context, next meter.Window, until time.Time, limit int, sum *ClosedSummary) error {
 	for !next.IsZero() && c.due(next, until) && (limit == 0 || sum.Windows < limit) {
-		closed, states, err := c.closeWindow(ctx, next, version)
-		if err != nil {
-			return sum, fmt.Errorf("close window %s: %w", next, err)
+		d, err := c.closeHour(ctx, next)
+		switch {
+		case errors.Is(err, errNothing): // somebody else closed it; go on from there
+			if next, err = c.start(ctx, until); err != nil {
+				return err
+			}
+		case err != nil:
+			return fmt.Errorf("close window %s: %w", next, err)
+		default:
+			c.setLastClosed(d.Booking)
+			sum.add(d)
+			next = next.Next()
 		}
-		sum.add(closed, states)
-		version = closed.Version
-		next = next.Next()
 	}
-	return sum, nil
+	return nil
 }
 
 // LastClosed returns the last closed window as far as this process knows: zero before its first look into the books.
@@ -180,40 +230,51 @@ func (c *Closer) LastClosed() Booking {
 
 func (c *Closer) setLastClosed(w Booking) {
 	c.mu.Lock()
-	c.lastClosed = w
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if w.Window.End.After(c.lastClosed.Window.End) {
+		c.lastClosed = w
+	}
 }
 
 // due reports whether w may be closed at until.
 func (c *Closer) due(w meter.Window, until time.Time) bool { return !w.End.Add(c.o.Grace).After(until) }
 
 // start finds the first window to close and passes the barrier when there is one to close. The zero window means none.
-func (c *Closer) start(ctx context.Context, until time.Time) (w meter.Window, version uint64, err error) {
+func (c *Closer) start(ctx context.Context, until time.Time) (meter.Window, error) {
 	last, ok, err := c.o.Books.LastClosed(ctx)
 	if err != nil {
-		return w, 0, fmt.Errorf("read last closed window: %w", err)
+		return meter.Window{}, fmt.Errorf("read last closed window: %w", err)
 	}
 	if ok {
 		c.setLastClosed(last)
 	}
 	if ok && !c.due(last.Window.Next(), until) {
-		return w, 0, nil
+		return meter.Window{}, nil
 	}
 	if err := c.flush(ctx); err != nil {
-		return w, 0, err
+		return meter.Window{}, err
+	}
+	return c.firstOpen(ctx)
+}
+
+// firstOpen returns the first hour that is not closed; zero when there is no event yet.
+func (c *Closer) firstOpen(ctx context.Context) (meter.Window, error) {
+	last, ok, err := c.o.Books.LastClosed(ctx)
+	if err != nil {
+		return meter.Window{}, fmt.Errorf("read last closed window: %w", err)
 	}
 	if ok {
-		return last.Window.Next(), last.Version, nil
+		return last.Window.Next(), nil
 	}
-	// Only now: the very first events may still have been in the spool.
-	w, ok, err = c.o.Books.FirstEventHour(ctx)
+	// Only after the barrier: the very first events may still have been in the spool.
+	w, ok, err := c.o.Books.FirstEventHour(ctx)
 	if err != nil {
-		return w, 0, fmt.Errorf("read hour of the first event: %w", err)
+		return meter.Window{}, fmt.Errorf("read hour of the first event: %w", err)
 	}
 	if !ok {
-		return meter.Window{}, 0, nil
+		return meter.Window{}, nil
 	}
-	return w, 0, nil
+	return w, nil
 }
 
 // flush passes the barrier.
@@ -227,71 +288,4 @@ func (c *Closer) flush(ctx context.Context) error {
 		return fmt.Errorf("nothing was closed because accepted events did not reach the store within %s: %w", c.o.FlushTimeout, err)
 	}
 	return nil
-}
-
-// nextVersion returns a version for a close of w that is higher than every version used before: by this process, by the
-// last close, and by closes of w that were interrupted, as far as the books can tell.
-func (c *Closer) nextVersion(_ context.Context, w meter.Window, floor uint64) (uint64, error) {
-	_ = w
-	version := max(c.lastVersion, floor) + 1
-	if ns := c.o.Now().UnixNano(); ns > 0 {
-		version = max(version, uint64(ns))
-	}
-	c.lastVersion = version
-	return version, nil
-}
-
-// closeWindow closes one window. When two subjects turn out to share an instance only after one of their records was
-// written, that version is abandoned, and a second pass holds both.
-func (c *Closer) closeWindow(ctx context.Context, w meter.Window, floor uint64) (Booking, map[State]uint64, error) {
-	began := c.o.Now()
-	contested := map[string][]SubjectMeter{}
-	for {
-		version, err := c.nextVersion(ctx, w, floor)
-		if err != nil {
-			return Booking{}, nil, err
-		}
-		cl := newClosing(c, w, version, contested)
-		closed, err := cl.run(ctx)
-		if err != nil {
-			return Booking{}, nil, err
-		}
-		if len(cl.collisions) > 0 {
-			maps.Copy(contested, cl.collisions)
-			floor = version
-			continue
-		}
-		last, _, err := c.o.Books.LastBooking(ctx)
-		if err != nil {
-			return Booking{}, nil, fmt.Errorf("read last booking: %w", err)
-		}
-		closed.Number = last.Number + 1
-		if err := c.o.Books.Commit(ctx, closed); err != nil {
-			return Booking{}, nil, fmt.Errorf("commit booking %d: %w", closed.Number, err)
-		}
-		c.setLastClosed(closed)
-		c.report(closed, cl, c.o.Now().Sub(began))
-		return closed, cl.states, nil
-	}
-}
-
-// report tells people and metrics about a closed window.
-func (c *Closer) report(closed Booking, cl *closing, took time.Duration) {
-	c.log.Info("window closed", "window_start", closed.Window.Start, "events", closed.Events, "usages", closed.Usages,
-		"records", closed.Records, "pending", cl.states[StatePending], "carried", cl.states[StateCarried],
-		"held", cl.states[StateHeld], "version", closed.Version, "took", took)
-	for _, h := range cl.heldSample {
-		c.log.Warn("bill record held, a person must act", "record_id", h.SN, "instance_id", h.InstanceID, "subject", h.Subject,
-			"meter", h.Meter, "window_start", h.Window.Start, "reason", h.Last.Message)
-	}
-	if held := cl.states[StateHeld]; held > uint64(len(cl.heldSample)) {
-		c.log.Warn("more bill records held in this window; list the records in state held", "window_start", closed.Window.Start,
-			"held", held)
-	}
-	for _, state := range States() {
-		if n := cl.states[state]; n > 0 {
-			c.o.Observer.RecordsChanged(state, int(n)) //nolint:gosec // a count of records
-		}
-	}
-	c.o.Observer.Booked(closed, took)
 }

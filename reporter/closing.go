@@ -3,216 +3,165 @@ package reporter
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"strings"
-	"time"
+	"maps"
+	"slices"
 
 	"github.com/meterd/meterd/meter"
 )
 
-// heldSampleSize bounds how many held records of one window are logged one by one above debug level.
-const heldSampleSize = 10
-
-// closing is one attempt to close one window.
-type closing struct {
-	c       *Closer
-	w       meter.Window
-	version uint64
-	at      time.Time
-
-	carried map[SubjectMeter]meter.Quantity // remainders open before the window
-	// contested are instances that several subjects or meters with usage in this window share, known beforehand.
-	contested map[string][]SubjectMeter
-	// claims remembers who was billed to an instance that somebody else could be billed to as well. Other instances
-	// are not remembered, so that memory does not grow with their number.
-	claims map[string]SubjectMeter
-	// collisions are instances found to be shared during this attempt; when there are any, the attempt is abandoned.
-	collisions map[string][]SubjectMeter
-
-	usage   []HourlyUsage
-	records []BillRecord
-	before  SubjectMeter // the row before, to check the order
-
-	usages, billed uint64
-	states         map[State]uint64
-	heldSample     []BillRecord
-}
-
-func newClosing(c *Closer, w meter.Window, version uint64, contested map[string][]SubjectMeter) *closing {
-	return &closing{
-		c: c, w: w, version: version, at: c.o.Now().UTC(), contested: contested,
-		claims: map[string]SubjectMeter{}, collisions: map[string][]SubjectMeter{}, states: map[State]uint64{},
-	}
-}
-
-// run aggregates the window and writes its usage and records. They count only once the returned close is written.
-func (cl *closing) run(ctx context.Context) (Booking, error) {
-	books := cl.c.o.Books
-	remainders, err := books.Balances(ctx, nil)
-	if err != nil {
-		return Booking{}, fmt.Errorf("read balances: %w", err)
-	}
-	cl.carried = make(map[SubjectMeter]meter.Quantity, len(remainders))
-	for _, r := range remainders {
-		cl.carried[SubjectMeter{r.Subject, r.Meter}] = r.Quantity
-	}
-	if len(cl.c.o.Meters) > 0 {
-		err = books.AggregateWindow(ctx, Scope{Hour: cl.w}, cl.c.o.Meters, func(u WindowUsage) error { return cl.take(ctx, u) })
+// closeHour closes one hour. The error is errNothing when the hour after the last closed one is another one.
+func (c *Closer) closeHour(ctx context.Context, w meter.Window) (*draft, error) {
+	contested := map[string][]SubjectMeter{}
+	return c.keeper.book(ctx, Booking{Kind: BookingClose, Window: w}, func(ctx context.Context, d *draft) error {
+		last, ok, err := c.o.Books.LastClosed(ctx)
 		if err != nil {
-			return Booking{}, fmt.Errorf("aggregate: %w", err)
+			return fmt.Errorf("read last closed window: %w", err)
+		}
+		if ok && !last.Window.End.Equal(w.Start) {
+			return errNothing
+		}
+		// Before the hour is counted: what is touched afterwards may have been missed, and must stay uncovered.
+		touches, err := c.o.Books.Touches(ctx, w)
+		if err != nil {
+			return fmt.Errorf("read touches: %w", err)
+		}
+		p, err := c.newPosting(ctx, d, nil, c.earliestPeriod(w).Start, contested)
+		if err != nil {
+			return err
+		}
+		p.closed = w.End
+		p.findWaiting()
+		if err := p.count(ctx, count{scope: Scope{Hour: w}, way: wayRegular, meters: c.o.Meters}); err != nil {
+			return err
+		}
+		if err := p.takeWaiting(ctx, w); err != nil {
+			return err
+		}
+		if err := p.placeAll(ctx); err != nil {
+			return err
+		}
+		p.sweepReleased(w)
+		d.cover(w, touches)
+		if d.Events, err = c.o.Books.CountWindowEvents(ctx, w); err != nil {
+			return fmt.Errorf("count events: %w", err)
+		}
+		return p.finish(ctx)
+	})
+}
+
+// earliestPeriod is the billing window of the hour that begins first, of all meters.
+func (c *Closer) earliestPeriod(hour meter.Window) meter.Window {
+	earliest := hour
+	for _, m := range c.o.Meters {
+		if w := c.terms(m.Slug).Cycle.period(hour, c.o.DayZone); w.Start.Before(earliest.Start) {
+			earliest = w
 		}
 	}
-	if err := cl.write(ctx); err != nil {
-		return Booking{}, err
-	}
-	events, err := books.CountWindowEvents(ctx, cl.w)
-	if err != nil {
-		return Booking{}, fmt.Errorf("count events: %w", err)
-	}
-	return Booking{
-		Kind: BookingClose, Window: cl.w, Version: cl.version, At: cl.at, Events: events, Usages: cl.usages, Records: cl.billed,
-	}, nil
+	return earliest
 }
 
-// take accepts one row of usage.
-func (cl *closing) take(ctx context.Context, u WindowUsage) error {
-	m, known := cl.c.meters[u.Meter]
-	if !known {
-		return fmt.Errorf("usage of %q for meter %q, which was not asked for", u.Subject, u.Meter)
+// findWaiting finds the accounts whose balance alone can be billed.
+func (p *posting) findWaiting() {
+	for a, q := range p.balances {
+		m, known := p.c.meters[a.Meter]
+		if !known || !m.Billed {
+			continue
+		}
+		if billed, _ := p.split(q, m); !billed.IsZero() {
+			p.waiting[a] = true
+		}
 	}
-	pair := SubjectMeter{u.Subject, u.Meter}
-	if cl.usages > 0 && comparePairs(cl.before, pair) >= 0 {
-		return fmt.Errorf("usage of %s came after %s: rows must be unique and ordered", pair, cl.before)
-	}
-	cl.before = pair
-	cl.usages++
-	cl.usage = append(cl.usage, HourlyUsage{
-		Window: cl.w, Subject: u.Subject, Meter: u.Meter, Quantity: u.Quantity, Events: u.Events, Version: cl.version,
-	})
-	if m.Billed {
-		cl.add(cl.bill(u, m))
-	}
-	if len(cl.usage) >= cl.c.o.ChunkRows {
-		return cl.write(ctx)
+}
+
+// takeWaiting bills the balances of accounts without usage in the hour.
+func (p *posting) takeWaiting(ctx context.Context, hour meter.Window) error {
+	for _, a := range slices.SortedFunc(maps.Keys(p.waiting), compareAccounts) {
+		if err := p.take(ctx, entry{account: a, m: p.c.meters[a.Meter], hour: hour, way: wayRegular}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func comparePairs(a, b SubjectMeter) int {
-	if c := strings.Compare(a.Subject, b.Subject); c != 0 {
-		return c
+// sweepReleased sweeps the accounts of every instance released by the end of the hour.
+func (p *posting) sweepReleased(hour meter.Window) {
+	for _, id := range slices.Sorted(maps.Keys(p.lives)) {
+		if l := p.lives[id]; !l.Released.IsZero() && !l.Released.After(hour.End) && !p.unfinished[id] {
+			p.sweep(id, hour, l.Released)
+		}
 	}
-	return strings.Compare(a.Meter, b.Meter)
 }
 
-// add counts a record and queues it for writing.
-func (cl *closing) add(r BillRecord) {
-	cl.billed++
-	cl.states[r.Last.State]++
-	if r.Last.State == StateHeld && len(cl.heldSample) < heldSampleSize {
-		cl.heldSample = append(cl.heldSample, r)
-	}
-	cl.records = append(cl.records, r)
+// count says what to count of an hour.
+type count struct {
+	scope  Scope
+	way    way
+	meters []meter.Meter
+	only   map[Account]bool // nil: every account
 }
 
-// write writes what is queued. Once a collision was found nothing of this attempt will count, and nothing more is written.
-func (cl *closing) write(ctx context.Context) error {
-	defer func() { cl.usage, cl.records = cl.usage[:0], cl.records[:0] }()
-	if len(cl.collisions) > 0 {
+// count counts an hour and takes the difference to what was booked, account by account.
+func (p *posting) count(ctx context.Context, n count) error {
+	booked, err := p.c.o.Books.BookedUsage(ctx, n.scope.Hour, n.scope.Subjects)
+	if err != nil {
+		return fmt.Errorf("read booked usage: %w", err)
+	}
+	asked := map[string]meter.Meter{}
+	for _, m := range n.meters {
+		asked[m.Slug] = m
+	}
+	before := map[Account]HourlyUsage{}
+	for _, u := range booked {
+		// Usage of a meter that is gone from the configuration stays as it is: nobody can count it.
+		if _, known := asked[u.Meter]; known && (n.only == nil || n.only[Account{u.Subject, u.Meter}]) {
+			before[Account{u.Subject, u.Meter}] = u
+		}
+	}
+	if len(n.meters) > 0 {
+		var last Account
+		err = p.c.o.Books.AggregateWindow(ctx, n.scope, n.meters, func(u WindowUsage) error {
+			a := Account{u.Subject, u.Meter}
+			if _, known := asked[u.Meter]; !known {
+				return fmt.Errorf("usage of %q for meter %q, which was not asked for", u.Subject, u.Meter)
+			}
+			if last != (Account{}) && compareAccounts(last, a) >= 0 {
+				return fmt.Errorf("usage of %s came after %s: rows must be unique and ordered", a, last)
+			}
+			last = a
+			if n.only != nil && !n.only[a] {
+				return nil
+			}
+			old, known := before[a]
+			delete(before, a)
+			return p.counted(ctx, n, u, old, known)
+		})
+		if err != nil {
+			return fmt.Errorf("count %s: %w", n.scope.Hour, err)
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(before), compareAccounts) { // all its events are void
+		if err := p.counted(ctx, n, WindowUsage{Subject: a.Subject, Meter: a.Meter}, before[a], true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// counted takes the usage of one account as counted now.
+func (p *posting) counted(ctx context.Context, n count, u WindowUsage, before HourlyUsage, known bool) error {
+	a, m := Account{u.Subject, u.Meter}, p.c.meters[u.Meter]
+	diff, changed := difference(u, before, known)
+	if changed {
+		p.usage(HourlyUsage{Window: n.scope.Hour, Subject: u.Subject, Meter: u.Meter, Quantity: u.Quantity, Events: u.Events})
+	}
+	if !m.Billed {
+		return p.spill(ctx)
+	}
+	delete(p.waiting, a)
+	if n.way == wayLate && diff.IsZero() && !u.Overflow {
 		return nil
 	}
-	if err := cl.c.o.Books.WriteRows(ctx, Booking{Window: cl.w, Version: cl.version}, Rows{Usage: cl.usage, Records: cl.records}); err != nil {
-		return fmt.Errorf("write rows: %w", err)
-	}
-	if cl.c.log.Enabled(ctx, slog.LevelDebug) {
-		for _, r := range cl.records {
-			cl.c.log.Debug("bill record written", "record_id", r.SN, "instance_id", r.InstanceID, "subject", r.Subject,
-				"meter", r.Meter, "window_start", r.Window.Start, "state", r.Last.State, "billed", r.Billed.String(),
-				"reason", r.Last.Message)
-		}
-	}
-	return nil
-}
-
-// bill makes the record of one row of usage, with its first transition. It is a pure function of the usage, the carried
-// remainder and the configuration: closing again after an interruption gives the same record.
-func (cl *closing) bill(u WindowUsage, m meter.Meter) BillRecord {
-	o := &cl.c.o
-	r := BillRecord{
-		Seller: o.Seller, Subject: u.Subject, Meter: u.Meter, Window: cl.w, Booked: cl.w,
-		Usage: u.Quantity, CarriedIn: cl.carried[SubjectMeter{u.Subject, u.Meter}], Scale: m.Scale,
-		// Not the time of writing: a second reporter, or the same one after an interruption, must produce the same bytes.
-		RecordTime: cl.w.End.Add(o.Grace), Version: cl.version,
-	}
-	r.Billed, r.CarriedOut = r.Usage.Add(r.CarriedIn).DivTruncate(m.Scale, o.Rules.Limits().Scale)
-	target, mapped := o.Mapper.Target(u.Subject, u.Meter)
-	r.ProductID = m.ProductID
-	var reason string
-	switch {
-	case !mapped:
-		reason = fmt.Sprintf("subject %q has no marketplace instance for meter %q; add a mapping, then release the record",
-			u.Subject, u.Meter)
-	default:
-		r.ProductID = target.ProductID
-		if others := cl.claim(target.InstanceID, SubjectMeter{u.Subject, u.Meter}); others != "" {
-			reason = fmt.Sprintf("marketplace instance %q is shared with %s; the marketplace takes one record per instance and hour",
-				target.InstanceID, others)
-		} else {
-			r.InstanceID = target.InstanceID
-		}
-	}
-	r.SN = r.Identity().SN()
-	state := StatePending
-	switch {
-	case r.Billed.IsZero():
-		state = StateCarried // nothing to send yet, wherever it may go
-	case reason != "":
-		state = StateHeld
-	default:
-		if err := checkRecord(o.Rules, r); err != nil {
-			state, reason = StateHeld, err.Error()
-		}
-	}
-	r.Last = Transition{SN: r.SN, Booked: r.Booked, Seq: 1, State: state, At: cl.at, Message: reason}
-	return r
-}
-
-// claim notes that the usage of pair is billed to the instance and returns who else has usage for it, "" for nobody.
-func (cl *closing) claim(instance string, pair SubjectMeter) (others string) {
-	if pairs, shared := cl.contested[instance]; shared {
-		var names []string
-		for _, p := range pairs {
-			if p != pair {
-				names = append(names, fmt.Sprintf("subject %q meter %q", p.Subject, p.Meter))
-			}
-		}
-		return strings.Join(names, ", ")
-	}
-	if !cl.c.o.Mapper.contested(instance) {
-		return ""
-	}
-	first, taken := cl.claims[instance]
-	if !taken {
-		cl.claims[instance] = pair
-		return ""
-	}
-	if len(cl.collisions[instance]) == 0 {
-		cl.collisions[instance] = []SubjectMeter{first}
-	}
-	cl.collisions[instance] = append(cl.collisions[instance], pair)
-	return ""
-}
-
-// checkRecord reports why a record with a positive quantity can't be sent.
-func checkRecord(rules Rules, r BillRecord) error {
-	if r.Billed.Sign() < 0 {
-		return fmt.Errorf("quantity %s is negative; the marketplace takes no credits", r.Billed)
-	}
-	if limit := rules.Limits().MaxQuantity; !limit.IsZero() && r.Billed.Cmp(limit) > 0 {
-		return fmt.Errorf("quantity %s is above the largest the marketplace takes, %s; bill in a larger unit (scale)", r.Billed, limit)
-	}
-	if err := rules.Check(r.UsageRecord()); err != nil {
-		return fmt.Errorf("the marketplace would refuse it: %w", err)
-	}
-	return nil
+	return p.take(ctx, entry{
+		account: a, m: m, hour: n.scope.Hour, diff: diff, way: n.way, before: !before.Quantity.IsZero(), overflow: u.Overflow,
+	})
 }

@@ -2,6 +2,8 @@ package killpoint
 
 // names is what [Names] returns.
 var names = [...]string{
+	"booking.committed",
+	"booking.rows_written",
 	"deadletters.add.before",
 	"deadletters.add.written",
 	"engine.change.before",

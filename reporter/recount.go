@@ -1,0 +1,96 @@
+package reporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/meterd/meterd/meter"
+)
+
+// recountLimit bounds how many hours one call recounts.
+const recountLimit = 100
+
+// recountStale counts closed hours again for which something arrived, oldest first.
+func (c *Closer) recountStale(ctx context.Context, sum *ClosedSummary) error {
+	stale, err := c.stale(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, h := range stale {
+		d, err := c.recount(ctx, h)
+		if err != nil {
+			if ctx.Err() != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			errs = append(errs, err)
+			continue
+		}
+		sum.add(d)
+	}
+	return errors.Join(errs...)
+}
+
+// stale returns the closed hours that have to be counted again; none before the first close.
+func (c *Closer) stale(ctx context.Context) ([]StaleHour, error) {
+	last, ok, err := c.o.Books.LastClosed(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read last closed window: %w", err)
+	}
+	if !ok {
+		return nil, nil
+	}
+	stale, err := c.o.Books.StaleHours(ctx, last.Window.End, recountLimit)
+	if err != nil {
+		return nil, fmt.Errorf("read hours to be counted again: %w", err)
+	}
+	return stale, nil
+}
+
+// recount books the differences of one hour and covers its touches, also when nothing differs.
+func (c *Closer) recount(ctx context.Context, h StaleHour) (*draft, error) {
+	contested := map[string][]SubjectMeter{}
+	d, err := c.keeper.book(ctx, Booking{Kind: BookingRecount, Window: h.Hour}, func(ctx context.Context, d *draft) error {
+		p, err := c.newPosting(ctx, d, h.Subjects, c.earliestPeriod(h.Hour).Start, contested)
+		if err != nil {
+			return err
+		}
+		n := count{scope: Scope{Hour: h.Hour, Subjects: h.Subjects}, way: wayLate, meters: c.o.Meters}
+		if err := p.count(ctx, n); err != nil {
+			return err
+		}
+		d.cover(h.Hour, h.Touches)
+		return p.finish(ctx)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("recount window %s: %w", h.Hour, err)
+	}
+	return d, nil
+}
+
+// recountOf recounts the stale hours that concern one of the subjects.
+func (c *Closer) recountOf(ctx context.Context, subjects []string) error {
+	for done := map[meter.Window]bool{}; ; {
+		stale, err := c.stale(ctx)
+		if err != nil {
+			return err
+		}
+		again := false
+		for _, h := range stale {
+			concerned := h.Subjects == nil || slices.ContainsFunc(subjects, func(s string) bool { return slices.Contains(h.Subjects, s) })
+			// When there are more than one look shows, those in front must go to see the others.
+			if done[h.Hour] || (!concerned && len(stale) < recountLimit) {
+				continue
+			}
+			done[h.Hour], again = true, true
+			if _, err := c.recount(ctx, h); err != nil {
+				return err
+			}
+		}
+		if !again || len(stale) < recountLimit {
+			return nil
+		}
+	}
+}
