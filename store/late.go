@@ -17,7 +17,8 @@ var (
 	_ reporter.WindowBooks   = (*Late)(nil)
 	_ reporter.DeliveryBooks = (*Late)(nil)
 	_ reporter.RecordReader  = (*Late)(nil)
-	_ reporter.VersionReader = (*Late)(nil)
+	_ reporter.LifeBooks     = (*Late)(nil)
+	_ reporter.AuditBooks    = (*Late)(nil)
 	_ reporter.DueCounter    = (*Late)(nil)
 )
 
@@ -49,16 +50,31 @@ func (l *Late) get() (*Store, error) {
 	return nil, ErrNotOpen
 }
 
+// do calls f with the store if it is open.
+func (l *Late) do(f func(*Store) error) error {
+	s, err := l.get()
+	if err != nil {
+		return err
+	}
+	return f(s)
+}
+
+// ask is do for what has a result.
+func ask[T any](l *Late, f func(*Store) (T, error)) (T, error) {
+	s, err := l.get()
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return f(s)
+}
+
 // Store returns the open store, or nil.
 func (l *Late) Store() *Store { return l.store.Load() }
 
 // Ready reports whether the store is open and answers.
 func (l *Late) Ready(ctx context.Context) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.Ready(ctx)
+	return l.do(func(s *Store) error { return s.Ready(ctx) })
 }
 
 // Close closes the store if it was opened.
@@ -71,27 +87,28 @@ func (l *Late) Close() error {
 
 // InsertEvents implements meter.EventStore.
 func (l *Late) InsertEvents(ctx context.Context, rows *meter.EventRows) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.InsertEvents(ctx, rows)
+	return l.do(func(s *Store) error { return s.InsertEvents(ctx, rows) })
 }
 
 // QueryMeter implements meter.UsageReader.
 func (l *Late) QueryMeter(ctx context.Context, q meter.Query, yield func(meter.QueryRow) error) error {
+	return l.do(func(s *Store) error { return s.QueryMeter(ctx, q, yield) })
+}
+
+// LastBooking implements reporter.WindowBooks.
+func (l *Late) LastBooking(ctx context.Context) (b reporter.Booking, ok bool, err error) {
 	s, err := l.get()
 	if err != nil {
-		return err
+		return b, false, err
 	}
-	return s.QueryMeter(ctx, q, yield)
+	return s.LastBooking(ctx)
 }
 
 // LastClosed implements reporter.WindowBooks.
-func (l *Late) LastClosed(ctx context.Context) (c reporter.WindowClose, ok bool, err error) {
+func (l *Late) LastClosed(ctx context.Context) (b reporter.Booking, ok bool, err error) {
 	s, err := l.get()
 	if err != nil {
-		return c, false, err
+		return b, false, err
 	}
 	return s.LastClosed(ctx)
 }
@@ -105,146 +122,137 @@ func (l *Late) FirstEventHour(ctx context.Context) (w meter.Window, ok bool, err
 	return s.FirstEventHour(ctx)
 }
 
+// Touches implements reporter.WindowBooks.
+func (l *Late) Touches(ctx context.Context, hour meter.Window) ([]uint64, error) {
+	return ask(l, func(s *Store) ([]uint64, error) { return s.Touches(ctx, hour) })
+}
+
+// StaleHours implements reporter.WindowBooks.
+func (l *Late) StaleHours(ctx context.Context, before time.Time, limit int) ([]reporter.StaleHour, error) {
+	return ask(l, func(s *Store) ([]reporter.StaleHour, error) { return s.StaleHours(ctx, before, limit) })
+}
+
 // AggregateWindow implements reporter.WindowBooks.
-func (l *Late) AggregateWindow(ctx context.Context, w meter.Window, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.AggregateWindow(ctx, w, meters, yield)
+func (l *Late) AggregateWindow(ctx context.Context, sc reporter.Scope, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
+	return l.do(func(s *Store) error { return s.AggregateWindow(ctx, sc, meters, yield) })
 }
 
 // CountWindowEvents implements reporter.WindowBooks.
-func (l *Late) CountWindowEvents(ctx context.Context, w meter.Window) (uint64, error) {
-	s, err := l.get()
-	if err != nil {
-		return 0, err
-	}
-	return s.CountWindowEvents(ctx, w)
+func (l *Late) CountWindowEvents(ctx context.Context, hour meter.Window) (uint64, error) {
+	return ask(l, func(s *Store) (uint64, error) { return s.CountWindowEvents(ctx, hour) })
 }
 
-// Remainders implements reporter.WindowBooks.
-func (l *Late) Remainders(ctx context.Context, w meter.Window) ([]reporter.CarriedRemainder, error) {
-	s, err := l.get()
-	if err != nil {
-		return nil, err
-	}
-	return s.Remainders(ctx, w)
+// BookedUsage implements reporter.WindowBooks.
+func (l *Late) BookedUsage(ctx context.Context, hour meter.Window, subjects []string) ([]reporter.HourlyUsage, error) {
+	return ask(l, func(s *Store) ([]reporter.HourlyUsage, error) { return s.BookedUsage(ctx, hour, subjects) })
 }
 
-// HighestVersion implements reporter.VersionReader.
-func (l *Late) HighestVersion(ctx context.Context, w meter.Window) (uint64, error) {
-	s, err := l.get()
-	if err != nil {
-		return 0, err
-	}
-	return s.HighestVersion(ctx, w)
+// Balances implements reporter.WindowBooks.
+func (l *Late) Balances(ctx context.Context, subjects []string) ([]reporter.Balance, error) {
+	return ask(l, func(s *Store) ([]reporter.Balance, error) { return s.Balances(ctx, subjects) })
 }
 
-// WriteUsage implements reporter.WindowBooks.
-func (l *Late) WriteUsage(ctx context.Context, usage []reporter.HourlyUsage) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.WriteUsage(ctx, usage)
+// RecordsBySN implements reporter.WindowBooks.
+func (l *Late) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) ([]reporter.BillRecord, error) {
+	return ask(l, func(s *Store) ([]reporter.BillRecord, error) { return s.RecordsBySN(ctx, sns) })
 }
 
-// WriteRecords implements reporter.WindowBooks.
-func (l *Late) WriteRecords(ctx context.Context, records []reporter.BillRecord) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.WriteRecords(ctx, records)
+// HeldUsage implements reporter.WindowBooks.
+func (l *Late) HeldUsage(ctx context.Context, ids []reporter.AdjustmentID, after reporter.AdjustmentID, limit int) ([]reporter.HeldUsage, error) {
+	return ask(l, func(s *Store) ([]reporter.HeldUsage, error) { return s.HeldUsage(ctx, ids, after, limit) })
 }
 
-// WriteClose implements reporter.WindowBooks.
-func (l *Late) WriteClose(ctx context.Context, c reporter.WindowClose) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.WriteClose(ctx, c)
+// Lives implements reporter.WindowBooks.
+func (l *Late) Lives(ctx context.Context, w meter.Window) ([]reporter.Life, error) {
+	return ask(l, func(s *Store) ([]reporter.Life, error) { return s.Lives(ctx, w) })
 }
 
-// UnsettledWindows implements reporter.DeliveryBooks.
-func (l *Late) UnsettledWindows(ctx context.Context) ([]reporter.WindowClose, error) {
-	s, err := l.get()
-	if err != nil {
-		return nil, err
-	}
-	return s.UnsettledWindows(ctx)
+// WriteRows implements reporter.WindowBooks.
+func (l *Late) WriteRows(ctx context.Context, b reporter.Booking, rows reporter.Rows) error {
+	return l.do(func(s *Store) error { return s.WriteRows(ctx, b, rows) })
+}
+
+// Commit implements reporter.WindowBooks.
+func (l *Late) Commit(ctx context.Context, b reporter.Booking) error {
+	return l.do(func(s *Store) error { return s.Commit(ctx, b) })
+}
+
+// UnsettledBookings implements reporter.DeliveryBooks.
+func (l *Late) UnsettledBookings(ctx context.Context) ([]reporter.Booking, error) {
+	return ask(l, func(s *Store) ([]reporter.Booking, error) { return s.UnsettledBookings(ctx) })
 }
 
 // DueRecords implements reporter.DeliveryBooks.
-func (l *Late) DueRecords(ctx context.Context, c reporter.WindowClose, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
-	s, err := l.get()
-	if err != nil {
-		return nil, err
-	}
-	return s.DueRecords(ctx, c, after, limit)
+func (l *Late) DueRecords(ctx context.Context, b reporter.Booking, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
+	return ask(l, func(s *Store) ([]reporter.BillRecord, error) { return s.DueRecords(ctx, b, after, limit) })
 }
 
 // CountDue implements reporter.DueCounter.
 func (l *Late) CountDue(ctx context.Context) (uint64, error) {
-	s, err := l.get()
-	if err != nil {
-		return 0, err
-	}
-	return s.CountDue(ctx)
+	return ask(l, func(s *Store) (uint64, error) { return s.CountDue(ctx) })
 }
 
 // AppendTransitions implements reporter.DeliveryBooks.
 func (l *Late) AppendTransitions(ctx context.Context, ts []reporter.Transition) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.AppendTransitions(ctx, ts)
+	return l.do(func(s *Store) error { return s.AppendTransitions(ctx, ts) })
 }
 
-// SettleWindow implements reporter.DeliveryBooks.
-func (l *Late) SettleWindow(ctx context.Context, c reporter.WindowClose) error {
-	s, err := l.get()
-	if err != nil {
-		return err
-	}
-	return s.SettleWindow(ctx, c)
+// SettleBooking implements reporter.DeliveryBooks.
+func (l *Late) SettleBooking(ctx context.Context, b reporter.Booking) error {
+	return l.do(func(s *Store) error { return s.SettleBooking(ctx, b) })
+}
+
+// AppendLife implements reporter.LifeBooks.
+func (l *Late) AppendLife(ctx context.Context, changes []reporter.LifeChange) error {
+	return l.do(func(s *Store) error { return s.AppendLife(ctx, changes) })
+}
+
+// LifeOf implements reporter.LifeBooks.
+func (l *Late) LifeOf(ctx context.Context, instanceID string) ([]reporter.LifeChange, error) {
+	return ask(l, func(s *Store) ([]reporter.LifeChange, error) { return s.LifeOf(ctx, instanceID) })
+}
+
+// ReleasedWithoutFinal implements reporter.LifeBooks.
+func (l *Late) ReleasedWithoutFinal(ctx context.Context, limit int) ([]reporter.LifeChange, error) {
+	return ask(l, func(s *Store) ([]reporter.LifeChange, error) { return s.ReleasedWithoutFinal(ctx, limit) })
+}
+
+// AppendAudit implements reporter.AuditBooks.
+func (l *Late) AppendAudit(ctx context.Context, entries []reporter.AuditEntry) error {
+	return l.do(func(s *Store) error { return s.AppendAudit(ctx, entries) })
+}
+
+// Audit implements reporter.AuditBooks.
+func (l *Late) Audit(ctx context.Context, from, to time.Time, limit int) ([]reporter.AuditEntry, error) {
+	return ask(l, func(s *Store) ([]reporter.AuditEntry, error) { return s.Audit(ctx, from, to, limit) })
 }
 
 // Records implements reporter.RecordReader.
 func (l *Late) Records(ctx context.Context, f reporter.RecordFilter) ([]reporter.BillRecord, error) {
-	s, err := l.get()
-	if err != nil {
-		return nil, err
-	}
-	return s.Records(ctx, f)
+	return ask(l, func(s *Store) ([]reporter.BillRecord, error) { return s.Records(ctx, f) })
 }
 
 // Transitions implements reporter.RecordReader.
 func (l *Late) Transitions(ctx context.Context, sn reporter.MeteringSN) ([]reporter.Transition, error) {
-	s, err := l.get()
-	if err != nil {
-		return nil, err
-	}
-	return s.Transitions(ctx, sn)
+	return ask(l, func(s *Store) ([]reporter.Transition, error) { return s.Transitions(ctx, sn) })
 }
 
-// Windows implements reporter.RecordReader.
-func (l *Late) Windows(ctx context.Context, from, to time.Time) ([]reporter.WindowClose, error) {
-	s, err := l.get()
-	if err != nil {
-		return nil, err
-	}
-	return s.Windows(ctx, from, to)
+// Bookings implements reporter.RecordReader.
+func (l *Late) Bookings(ctx context.Context, from, to time.Time) ([]reporter.Booking, error) {
+	return ask(l, func(s *Store) ([]reporter.Booking, error) { return s.Bookings(ctx, from, to) })
 }
 
 // Usage implements reporter.RecordReader.
 func (l *Late) Usage(ctx context.Context, from, to time.Time, limit int) ([]reporter.HourlyUsage, error) {
-	s, err := l.get()
-	if err != nil {
-		return nil, err
-	}
-	return s.Usage(ctx, from, to, limit)
+	return ask(l, func(s *Store) ([]reporter.HourlyUsage, error) { return s.Usage(ctx, from, to, limit) })
+}
+
+// SubjectUsage is [Store.SubjectUsage].
+func (l *Late) SubjectUsage(ctx context.Context, subjects []string, from, to time.Time) ([]reporter.HourlyUsage, error) {
+	return ask(l, func(s *Store) ([]reporter.HourlyUsage, error) { return s.SubjectUsage(ctx, subjects, from, to) })
+}
+
+// Adjustments implements reporter.RecordReader.
+func (l *Late) Adjustments(ctx context.Context, f reporter.AdjustmentFilter) ([]reporter.Adjustment, error) {
+	return ask(l, func(s *Store) ([]reporter.Adjustment, error) { return s.Adjustments(ctx, f) })
 }

@@ -199,8 +199,9 @@ func (s *Store) templateFuncs() template.FuncMap {
 
 // syncedTables are those whose rows must survive a power cut once confirmed.
 var syncedTables = []string{
-	"usage_events", "backfilled_values", "backfills", "hourly_usage", "bill_records", "bill_record_windows",
-	"bill_record_transitions", "window_closes", "window_settlements", "remainders", "remainder_checkpoints",
+	"usage_events", "backfilled_values", "backfills", "hourly_usage", "bill_records", "bill_record_hours",
+	"bill_record_transitions", "bill_record_marks", "bookings", "booking_settlements", "account_balances", "checkpoint_balances",
+	"balance_checkpoints", "adjustments", "covers", "instance_changes", "audit_log",
 }
 
 // syncSettings are the same that the embedded engine's own configuration has: an insert is answered once its part is on

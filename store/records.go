@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -17,381 +15,217 @@ import (
 )
 
 var billRecords = newTable("bill_records",
-	"window_start", "DateTime('UTC')", "window_end", "DateTime('UTC')", "version", "UInt64", "sn", "String", "seller", "String",
-	"instance_id", "String", "product_id", "String", "subject", "String", "meter", "String", "usage", "Decimal(38, 18)",
+	"booked_start", "DateTime('UTC')", "booked_end", "DateTime('UTC')", "version", "UInt64", "sn", "String",
+	"window_start", "DateTime('UTC')", "window_end", "DateTime('UTC')", "seller", "String", "instance_id", "String",
+	"product_id", "String", "subject", "String", "meter", "String", "mode", "UInt8", "usage", "Decimal(38, 18)",
 	"carried_in", "Decimal(38, 18)", "carried_out", "Decimal(38, 18)", "scale", "Decimal(38, 18)", "billed", "Decimal(38, 18)",
-	"record_time", "Int64", "package", "String", "revision", "UInt32", "first_state", "UInt8", "first_at", "Int64",
-	"first_message", "String")
+	"record_time", "Int64", "package", "String", "revision", "UInt32", "replaces", "String", "first_state", "UInt8",
+	"first_at", "Int64", "first_message", "String", "first_detail", "String", "first_actor", "String")
 
-var billRecordWindows = newTable("bill_record_windows", "sn", "String", "window_start", "DateTime('UTC')")
+var billRecordHours = newTable("bill_record_hours", "sn", "String", "booked_start", "DateTime('UTC')")
 
-var billRecordTransitions = newTable("bill_record_transitions",
-	"window_start", "DateTime('UTC')", "window_end", "DateTime('UTC')", "sn", "String", "seq", "UInt32", "state", "UInt8",
-	"at", "Int64", "attempt", "UInt32", "endpoint", "String", "code", "String", "message", "String", "request_hash", "String",
-	"latency", "Int64", "precedence", "UInt64")
-
-// WriteRecords writes bill records of one close. The first transition is stored in the record's own row, because it
-// belongs to the close: a close that was interrupted leaves neither. Writing the same (SN, version) again changes nothing.
-func (s *Store) WriteRecords(ctx context.Context, records []reporter.BillRecord) error {
-	if err := s.writeRecords(ctx, records); err != nil {
-		return fmt.Errorf("write bill records: %w", classify(err))
-	}
-	return nil
-}
-
-func (s *Store) writeRecords(ctx context.Context, records []reporter.BillRecord) error {
-	for i := range records {
-		if last := &records[i].Last; last.Seq != 1 || last.State == 0 {
-			return fmt.Errorf("%w: record %s comes with transition %d to state %d instead of its first one", meter.ErrRefused, records[i].SN, last.Seq, last.State)
-		}
-	}
-	// The way to find a record comes before the record: an orphan of it leads to nothing and does no harm.
-	err := s.insertRows(ctx, billRecordWindows, len(records), func(i int, d []columnData) error {
+// writeRecords writes the bill records of a booking. The first transition is stored in the record's own row, because it
+// belongs to the booking: one that was interrupted leaves neither.
+func (s *Store) writeRecords(ctx context.Context, b reporter.Booking, rows reporter.Rows) error {
+	records := rows.Records
+	// The ways to find a record come before the record: an orphan of them leads to nothing and does no harm.
+	err := s.insertRows(ctx, billRecordHours, len(records), func(i int, d []columnData) error {
 		d[0].string(string(records[i].SN))
-		return d[1].dateTime(records[i].Window.Start)
+		return d[1].dateTime(b.Window.Start)
 	})
 	if err != nil {
 		return err
 	}
-	return s.insertRows(ctx, billRecords, len(records), func(i int, d []columnData) error { return encodeRecord(d, &records[i]) })
+	err = s.mark(ctx, len(records), func(i int) (reporter.State, time.Time) { return records[i].Last.State, b.Window.Start })
+	if err != nil {
+		return err
+	}
+	return s.insertRows(ctx, billRecords, len(records), func(i int, d []columnData) error { return encodeRecord(d, b, &records[i]) })
 }
 
-func encodeRecord(d []columnData, r *reporter.BillRecord) error {
-	d[2].uint64(r.Version)
-	for i, text := range []string{string(r.SN), r.Seller, r.InstanceID, r.ProductID, r.Subject, r.Meter} {
-		d[3+i].string(text)
+func encodeRecord(d []columnData, b reporter.Booking, r *reporter.BillRecord) error {
+	d[2].uint64(b.Version)
+	d[3].string(string(r.SN))
+	for i, text := range []string{r.Seller, r.InstanceID, r.ProductID, r.Subject, r.Meter} {
+		d[6+i].string(text)
 	}
-	d[14].nanos(r.RecordTime)
-	d[15].string(r.Package)
-	d[16].uint32(r.Revision)
-	d[17].uint8(uint8(r.Last.State))
-	d[18].nanos(r.Last.At)
-	d[19].string(r.Last.Message)
-	errs := []error{d[0].dateTime(r.Window.Start), d[1].dateTime(r.Window.End)}
+	d[11].uint8(uint8(r.Mode))
+	d[17].nanos(r.RecordTime)
+	d[18].string(r.Package)
+	d[19].uint32(r.Revision)
+	d[20].string(string(r.Replaces))
+	d[21].uint8(uint8(r.Last.State))
+	d[22].nanos(r.Last.At)
+	for i, text := range []string{r.Last.Message, r.Last.Detail, r.Last.Actor} {
+		d[23+i].string(text)
+	}
+	errs := []error{
+		d[0].dateTime(b.Window.Start), d[1].dateTime(b.Window.End), d[4].dateTime(r.Window.Start), d[5].dateTime(r.Window.End),
+	}
 	for i, q := range []meter.Quantity{r.Usage, r.CarriedIn, r.CarriedOut, r.Scale, r.Billed} {
-		errs = append(errs, d[9+i].decimal(q))
+		errs = append(errs, d[12+i].decimal(q))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("record %s: %w", r.SN, err)
-	}
-	return nil
+	return wrap("record "+string(r.SN), errors.Join(errs...))
 }
 
-// AppendTransitions appends rows and returns once they are durable. Writing the same (SN, seq) again changes nothing; of
-// two different rows under one (SN, seq), which two daemons on one seller could write, the earlier in time stays.
-func (s *Store) AppendTransitions(ctx context.Context, ts []reporter.Transition) error {
-	err := s.insertRows(ctx, billRecordTransitions, len(ts), func(i int, d []columnData) error {
-		t := &ts[i]
-		if t.Seq < 2 {
-			return fmt.Errorf("record %s: transition %d: the first one comes with the record", t.SN, t.Seq)
-		}
-		d[2].string(string(t.SN))
-		d[3].uint32(t.Seq)
-		d[4].uint8(uint8(t.State))
-		d[5].nanos(t.At)
-		d[6].uint32(t.Attempt)
-		for j, text := range []string{t.Endpoint, t.Code, t.Message, t.RequestHash} {
-			d[7+j].string(text)
-		}
-		d[11].int64(int64(t.Latency))
-		d[12].uint64(version(max(t.At.UnixNano(), 0)))
-		return errors.Join(d[0].dateTime(t.Window.Start), d[1].dateTime(t.Window.End))
+// readRecords reads whole records, by the hour they were booked in, then number, with their first transitions.
+func (s *Store) readRecords(ctx context.Context, where clauses) ([]reporter.BillRecord, error) {
+	var list []reporter.BillRecord
+	query := "SELECT " + billRecords.names() + " FROM bill_records FINAL" + whereText(where) + " ORDER BY booked_start, sn"
+	err := s.each(ctx, query, func(rows driver.Rows) error {
+		r, err := scanRecord(rows)
+		list = append(list, r)
+		return err
 	})
+	return list, err
+}
+
+func scanRecord(rows driver.Rows) (reporter.BillRecord, error) {
+	var r reporter.BillRecord
+	var amounts [5]decimal.Decimal
+	var sn, replaces string
+	var recordTime, firstAt int64
+	var state, mode uint8
+	err := rows.Scan(&r.Booked.Start, &r.Booked.End, &r.Version, &sn, &r.Window.Start, &r.Window.End, &r.Seller, &r.InstanceID,
+		&r.ProductID, &r.Subject, &r.Meter, &mode, &amounts[0], &amounts[1], &amounts[2], &amounts[3], &amounts[4], &recordTime,
+		&r.Package, &r.Revision, &replaces, &state, &firstAt, &r.Last.Message, &r.Last.Detail, &r.Last.Actor)
 	if err != nil {
-		return fmt.Errorf("append transitions: %w", classify(err))
+		return r, err
 	}
-	// A record that becomes pending again (released by a person, say) makes its window one with due records again.
-	reopened := map[meter.Window]bool{}
-	for _, t := range ts {
-		if t.State == reporter.StatePending && !reopened[t.Window] {
-			reopened[t.Window] = true
-			if err := s.reopenWindow(ctx, t.Window); err != nil {
-				return fmt.Errorf("append transitions: %w", err)
-			}
+	r.SN, r.Replaces, r.Mode = reporter.MeteringSN(sn), reporter.MeteringSN(replaces), reporter.Mode(mode)
+	r.Window, r.Booked = utcWindow(r.Window), utcWindow(r.Booked)
+	for i, q := range []*meter.Quantity{&r.Usage, &r.CarriedIn, &r.CarriedOut, &r.Scale, &r.Billed} {
+		*q = meter.QuantityFromDecimal(amounts[i])
+	}
+	r.RecordTime = fromNanos(recordTime)
+	r.Last.SN, r.Last.Booked, r.Last.Seq, r.Last.State, r.Last.At = r.SN, r.Booked, 1, reporter.State(state), fromNanos(firstAt)
+	return r, nil
+}
+
+// recordHours lists the hours under which records of these numbers were ever written, as literals.
+func (s *Store) recordHours(ctx context.Context, sns []reporter.MeteringSN) (string, error) {
+	starts, err := scalars[time.Time](ctx, s.conn, "SELECT DISTINCT booked_start FROM bill_record_hours WHERE sn IN ("+quoteList(sns)+")")
+	literals := make([]string, len(starts))
+	for i, start := range starts {
+		literals[i] = sqlTime(start)
+	}
+	return joinUnique(literals), wrap("find hours of records", err)
+}
+
+// RecordsBySN returns those of the records that count, whatever their state, with their last transition, by the hour they
+// were booked in, then number.
+func (s *Store) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) ([]reporter.BillRecord, error) {
+	const chunk = 1000 // of numbers in one query
+	var all []reporter.BillRecord
+	for part := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(sns))), chunk) {
+		list, err := s.recordsBySN(ctx, part)
+		if err != nil {
+			return nil, fmt.Errorf("read bill records: %w", err)
 		}
+		all = append(all, list...)
 	}
-	return nil
+	slices.SortFunc(all, compareRecords)
+	return all, nil
 }
 
-func stateList(states []reporter.State) string {
-	list := make([]string, len(states))
-	for i, state := range states {
-		list[i] = strconv.Itoa(int(state))
+func (s *Store) recordsBySN(ctx context.Context, sns []reporter.MeteringSN) ([]reporter.BillRecord, error) {
+	hours, err := s.recordHours(ctx, sns)
+	if err != nil || hours == "" {
+		return nil, err
 	}
-	return strings.Join(list, ", ")
+	within := clauses{"booked_start IN (" + hours + ")", "sn IN (" + quoteList(sns) + ")"}
+	// The version stands between hour and number in the key: without a list of versions the index finds only the hours.
+	committed, err := s.bookedVersions(ctx, "window_start IN ("+hours+")")
+	if err != nil || len(committed) == 0 {
+		return nil, err
+	}
+	list, err := s.readRecords(ctx, append(clauses{"version IN (" + sqlUints(committed) + ")"}, within...))
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return list, s.addLast(ctx, list, within)
 }
 
-func dueStates() []reporter.State {
-	return slices.DeleteFunc(reporter.States(), func(st reporter.State) bool { return !st.Due() })
+// bookedVersions lists the versions of bookings with records that match.
+func (s *Store) bookedVersions(ctx context.Context, where string) ([]uint64, error) {
+	list, err := scalars[uint64](ctx, s.conn, "SELECT DISTINCT version FROM bookings WHERE records > 0 AND "+where)
+	return list, wrap("read bookings", err)
 }
 
-// inStates is the condition of records, within the given range of the tables' common columns, whose last transition is
-// to one of the states. Records without rows in bill_record_transitions stand at their first state.
-func (s *Store) inStates(states []reporter.State, within clauses) string {
-	list := stateList(states)
-	moved := "SELECT window_start, sn FROM bill_record_transitions WHERE " + within.String() + " GROUP BY window_start, sn"
-	return "((window_start, sn) " + s.global + "IN (" + moved + " HAVING argMax(state, (seq, precedence)) IN (" + list + "))" +
-		" OR (first_state IN (" + list + ") AND (window_start, sn) " + s.global + "NOT IN (" + moved + ")))"
-}
-
-// DueRecords returns up to limit due records of a closed window in order of SN, after the given SN.
+// DueRecords returns up to limit due records of a booking in order of SN, after the given SN.
 //
-// A page is found by narrow columns of this one window, then its records are read by key, so a page costs the same
+// A page is found by narrow columns of this one hour, then its records are read by key, so a page costs the same
 // whatever the history.
-func (s *Store) DueRecords(ctx context.Context, c reporter.WindowClose, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
-	within := clauses{"window_start = " + sqlTime(c.Window.Start), "sn > " + quote(string(after))}
-	where := append(clauses{"version = " + sqlUint(c.Version)}, within...)
+func (s *Store) DueRecords(ctx context.Context, b reporter.Booking, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
+	within := clauses{"booked_start = " + sqlTime(b.Window.Start), "sn > " + quote(string(after))}
+	where := append(clauses{"version = " + sqlUint(b.Version), s.committed("version = " + sqlUint(b.Version))}, within...)
 	where.add(s.inStates(dueStates(), within))
-	list, err := s.records(ctx, where, nil, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read due records of %s: %w", c.Window, err)
+	list, err := s.recordPage(ctx, where, limit)
+	if err == nil {
+		err = s.addLast(ctx, list, nil)
 	}
-	return list, nil
+	return list, wrap(fmt.Sprintf("read due records of booking %d", b.Number), err)
 }
 
-// CountDue returns the number of due records of closed windows that are not settled.
+// CountDue returns the number of due records of bookings that are not settled.
 func (s *Store) CountDue(ctx context.Context) (uint64, error) {
-	windows, err := s.UnsettledWindows(ctx)
+	list, err := s.UnsettledBookings(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("count due records: %w", err)
 	}
-	var total uint64
-	for _, c := range windows {
-		n, err := s.countDue(ctx, c)
-		if err != nil {
-			return 0, err
-		}
-		total += n
-	}
-	return total, nil
+	return s.countDue(ctx, list)
 }
 
-func (s *Store) countDue(ctx context.Context, c reporter.WindowClose) (n uint64, err error) {
-	within := clauses{"window_start = " + sqlTime(c.Window.Start)}
-	where := append(clauses{"version = " + sqlUint(c.Version)}, within...)
+func (s *Store) countDue(ctx context.Context, list []reporter.Booking) (n uint64, err error) {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	within := clauses{"booked_start IN (" + hours(list) + ")"}
+	where := append(clauses{"version IN (" + sqlUints(versions(list)) + ")"}, within...)
 	where.add(s.inStates(dueStates(), within))
-	if err := s.conn.QueryRow(ctx, "SELECT count() FROM bill_records FINAL WHERE "+where.String()).Scan(&n); err != nil {
-		return 0, fmt.Errorf("count due records of %s: %w", c.Window, err)
-	}
-	return n, nil
+	err = s.conn.QueryRow(ctx, "SELECT count() FROM bill_records FINAL WHERE "+where.String()).Scan(&n)
+	return n, wrap("count due records", err)
 }
 
-// Bounds of RecordFilter.Limit.
-const (
-	defaultRecords = 100
-	maxRecords     = 10_000
-)
-
-// Records returns records of closed windows with their last transition, ordered by window start, then SN.
-func (s *Store) Records(ctx context.Context, f reporter.RecordFilter) ([]reporter.BillRecord, error) {
-	list, err := s.filterRecords(ctx, f)
-	if err != nil {
-		return nil, fmt.Errorf("read bill records: %w", err)
-	}
-	return list, nil
-}
-
-func (s *Store) filterRecords(ctx context.Context, f reporter.RecordFilter) ([]reporter.BillRecord, error) {
-	limit := f.Limit
-	switch {
-	case limit == 0:
-		limit = defaultRecords
-	case limit < 0 || limit > maxRecords:
-		return nil, fmt.Errorf("%w: limit must be from 1 to %d (got %d)", ErrBadQuery, maxRecords, limit)
-	}
-	within := rangeWhere(f.From, f.To)
-	after, err := cursorWhere(f.After)
-	if err != nil {
-		return nil, err
-	}
-	if f.SN != "" {
-		windows, err := s.recordWindows(ctx, f.SN)
-		if err != nil || len(windows) == 0 {
-			return nil, err
-		}
-		within.add("window_start IN (" + strings.Join(windows, ", ") + ") AND sn = " + quote(string(f.SN)))
-	}
-	where := append(append(clauses{}, within...), after...)
-	for column, value := range map[string]string{"instance_id": f.InstanceID, "subject": f.Subject, "meter": f.Meter} {
-		if value != "" {
-			where.add(column + " = " + quote(value))
-		}
-	}
-	slices.Sort(where)
-	if len(f.States) > 0 {
-		where.add(s.inStates(f.States, append(append(clauses{}, within...), after...)))
-	}
-	return s.records(ctx, where, rangeWhere(f.From, f.To), limit)
-}
-
-// recordWindows lists the windows of a record as literals.
-func (s *Store) recordWindows(ctx context.Context, sn reporter.MeteringSN) ([]string, error) {
-	starts, err := scalars[time.Time](ctx, s.conn, "SELECT DISTINCT window_start FROM bill_record_windows WHERE sn = "+quote(string(sn)))
-	if err != nil {
-		return nil, fmt.Errorf("find window of record: %w", err)
-	}
-	list := make([]string, len(starts))
-	for i, start := range starts {
-		list[i] = sqlTime(start)
-	}
-	return list, nil
-}
-
-func cursorWhere(cursor string) (clauses, error) {
-	if cursor == "" {
-		return nil, nil
-	}
-	start, sn, err := reporter.ParseCursor(cursor)
-	if err != nil || start.Unix() > maxSeconds {
-		return nil, fmt.Errorf("%w: cursor %.60q is not one that a page of records came with", ErrBadQuery, cursor)
-	}
-	at := sqlTime(start)
-	return clauses{"window_start >= " + at, "(window_start > " + at + " OR sn > " + quote(string(sn)) + ")"}, nil
-}
-
-// records reads records that match, in order of window and SN, of the closes that count within the given range; a nil
-// range means that the conditions name the version.
-func (s *Store) records(ctx context.Context, where, closes clauses, limit int) ([]reporter.BillRecord, error) {
+// recordPage reads the first records that match, by the hour they were booked in, then number, with their first transitions:
+// their keys first, then whole rows by key.
+func (s *Store) recordPage(ctx context.Context, where clauses, limit int) ([]reporter.BillRecord, error) {
 	if limit <= 0 {
 		return nil, nil
-	}
-	if closes != nil {
-		where = append(where, s.counted(closes))
 	}
 	type key struct {
 		start   int64
 		version uint64
-		sn      string
+		sn      reporter.MeteringSN
 	}
 	page := map[key]bool{}
 	var sns []string
-	var versions []uint64
+	var found []uint64
 	var first, last time.Time
-	query := fmt.Sprintf("SELECT window_start, version, sn FROM bill_records FINAL WHERE %s ORDER BY window_start, sn LIMIT %d", where, limit)
+	query := fmt.Sprintf("SELECT booked_start, version, sn FROM bill_records FINAL WHERE %s ORDER BY booked_start, sn LIMIT %d", where, limit)
 	err := s.each(ctx, query, func(rows driver.Rows) error {
-		var k key
-		if err := rows.Scan(&last, &k.version, &k.sn); err != nil {
+		var version uint64
+		var sn string
+		if err := rows.Scan(&last, &version, &sn); err != nil {
 			return err
 		}
 		if len(sns) == 0 {
 			first = last
 		}
-		k.start = last.Unix()
-		page[k] = true
-		sns = append(sns, k.sn)
-		if !slices.Contains(versions, k.version) {
-			versions = append(versions, k.version)
+		page[key{last.Unix(), version, reporter.MeteringSN(sn)}] = true
+		sns = append(sns, sn)
+		if !slices.Contains(found, version) {
+			found = append(found, version)
 		}
 		return nil
 	})
 	if err != nil || len(sns) == 0 {
 		return nil, err
 	}
-	// Plain strings are the one kind of long IN list that servers parse quickly; the versions are compared here.
-	within := clauses{
-		"window_start >= " + sqlTime(first), "window_start <= " + sqlTime(last),
+	// Plain strings are the one kind of long IN list that servers parse quickly; the keys are compared here.
+	list, err := s.readRecords(ctx, clauses{
+		"booked_start >= " + sqlTime(first), "booked_start <= " + sqlTime(last), "version IN (" + sqlUints(found) + ")",
 		"sn >= " + quote(slices.Min(sns)), "sn <= " + quote(slices.Max(sns)), "sn IN (" + quoteList(sns) + ")",
-	}
-	// The version stands between window and number in the key: without it the index finds only the window.
-	list, err := s.readRecords(ctx, append(clauses{"version IN (" + sqlUints(versions) + ")"}, within...))
-	if err != nil {
-		return nil, err
-	}
-	list = slices.DeleteFunc(list, func(r reporter.BillRecord) bool {
-		return !page[key{r.Window.Start.Unix(), r.Version, string(r.SN)}]
 	})
-	return list, s.addLast(ctx, list, within)
-}
-
-func (s *Store) readRecords(ctx context.Context, where clauses) ([]reporter.BillRecord, error) {
-	var list []reporter.BillRecord
-	names := make([]string, len(billRecords.columns))
-	for i, c := range billRecords.columns {
-		names[i] = c.Name
-	}
-	query := "SELECT " + strings.Join(names, ", ") + " FROM bill_records FINAL WHERE " + where.String() + " ORDER BY window_start, sn"
-	err := s.each(ctx, query, func(rows driver.Rows) error {
-		var r reporter.BillRecord
-		var amounts [5]decimal.Decimal
-		var sn string
-		var recordTime, firstAt int64
-		var state uint8
-		err := rows.Scan(&r.Window.Start, &r.Window.End, &r.Version, &sn, &r.Seller, &r.InstanceID, &r.ProductID, &r.Subject, &r.Meter,
-			&amounts[0], &amounts[1], &amounts[2], &amounts[3], &amounts[4], &recordTime, &r.Package, &r.Revision, &state, &firstAt, &r.Last.Message)
-		if err != nil {
-			return err
-		}
-		r.SN = reporter.MeteringSN(sn)
-		r.Window = meter.Window{Start: r.Window.Start.UTC(), End: r.Window.End.UTC()}
-		for i, q := range []*meter.Quantity{&r.Usage, &r.CarriedIn, &r.CarriedOut, &r.Scale, &r.Billed} {
-			*q = meter.QuantityFromDecimal(amounts[i])
-		}
-		r.RecordTime = fromNanos(recordTime)
-		r.Last.SN, r.Last.Window, r.Last.Seq, r.Last.State, r.Last.At = r.SN, r.Window, 1, reporter.State(state), fromNanos(firstAt)
-		list = append(list, r)
-		return nil
-	})
-	return list, err
-}
-
-// addLast replaces the first transition by the last one where there are more.
-func (s *Store) addLast(ctx context.Context, list []reporter.BillRecord, where clauses) error {
-	type key struct {
-		start int64
-		sn    reporter.MeteringSN
-	}
-	places := make(map[key]*reporter.Transition, len(list))
-	for i := range list {
-		places[key{list[i].Window.Start.Unix(), list[i].SN}] = &list[i].Last
-	}
-	return s.transitions(ctx, where, func(t reporter.Transition) {
-		if last := places[key{t.Window.Start.Unix(), t.SN}]; last != nil && t.Seq > last.Seq {
-			*last = t
-		}
-	})
-}
-
-// transitions reads stored transitions in order of window, SN and seq.
-func (s *Store) transitions(ctx context.Context, where clauses, yield func(reporter.Transition)) error {
-	query := "SELECT window_start, window_end, sn, seq, state, at, attempt, endpoint, code, message, request_hash, latency" +
-		" FROM bill_record_transitions FINAL WHERE " + where.String() + " ORDER BY window_start, sn, seq"
-	err := s.each(ctx, query, func(rows driver.Rows) error {
-		var t reporter.Transition
-		var sn string
-		var state uint8
-		var at, latency int64
-		err := rows.Scan(&t.Window.Start, &t.Window.End, &sn, &t.Seq, &state, &at, &t.Attempt, &t.Endpoint, &t.Code, &t.Message, &t.RequestHash, &latency)
-		if err != nil {
-			return err
-		}
-		t.SN, t.State, t.At, t.Latency = reporter.MeteringSN(sn), reporter.State(state), fromNanos(at), time.Duration(latency)
-		t.Window = meter.Window{Start: t.Window.Start.UTC(), End: t.Window.End.UTC()}
-		yield(t)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read transitions: %w", err)
-	}
-	return nil
-}
-
-// Transitions returns the whole life of one record of a closed window, by seq; none for an unknown SN.
-func (s *Store) Transitions(ctx context.Context, sn reporter.MeteringSN) ([]reporter.Transition, error) {
-	windows, err := s.recordWindows(ctx, sn)
-	if err != nil || len(windows) == 0 {
-		return nil, err
-	}
-	within := clauses{"window_start IN (" + strings.Join(windows, ", ") + ")", "sn = " + quote(string(sn))}
-	records, err := s.readRecords(ctx, append(clauses{s.counted(within[:1])}, within...))
-	if err != nil {
-		return nil, fmt.Errorf("read transitions of %s: %w", sn, err)
-	}
-	var list []reporter.Transition
-	for _, r := range records {
-		list = append(list, r.Last)
-		if err := s.transitions(ctx, append(clauses{"window_start = " + sqlTime(r.Window.Start)}, within[1]), func(t reporter.Transition) { list = append(list, t) }); err != nil {
-			return nil, fmt.Errorf("read transitions of %s: %w", sn, err)
-		}
-	}
-	return list, nil
+	return slices.DeleteFunc(list, func(r reporter.BillRecord) bool { return !page[key{r.Booked.Start.Unix(), r.Version, r.SN}] }), err
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,3 +58,10 @@ type clauses []string
 func (c *clauses) add(condition string) { *c = append(*c, condition) }
 
 func (c clauses) String() string { return strings.Join(c, " AND ") }
+
+// joinUnique joins distinct literals of a list that has repetitions.
+func joinUnique(literals []string) string {
+	literals = slices.Clone(literals)
+	slices.Sort(literals)
+	return strings.Join(slices.Compact(literals), ", ")
+}

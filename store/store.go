@@ -21,7 +21,8 @@ var (
 	_ reporter.WindowBooks   = (*Store)(nil)
 	_ reporter.DeliveryBooks = (*Store)(nil)
 	_ reporter.RecordReader  = (*Store)(nil)
-	_ reporter.VersionReader = (*Store)(nil)
+	_ reporter.LifeBooks     = (*Store)(nil)
+	_ reporter.AuditBooks    = (*Store)(nil)
 	_ reporter.DueCounter    = (*Store)(nil)
 )
 
@@ -35,6 +36,7 @@ type Store struct {
 	known map[string]bool
 	// global is "GLOBAL " on a cluster: subqueries over sharded tables are then asked once and sent along.
 	global string
+	touch  touchState
 }
 
 // Open connects, creates the database if it is missing, and brings its tables up to date. It fails when the server can't
@@ -130,6 +132,7 @@ var wantedSettings = clickhouse.Settings{
 	"max_bytes_before_external_sort":              512 << 20,
 	"do_not_merge_across_partitions_select_final": 1, // the partition is a function of the hour, which is in the key
 	"async_insert":                                0, // an answer must mean "stored"
+	"fsync_metadata":                              1, // a view is a commit (commit.go)
 	"optimize_on_insert":                          0, // duplicates in one batch are written as sent and merged later
 	"insert_distributed_sync":                     1,
 	"distributed_foreground_insert":               1,
