@@ -76,7 +76,7 @@ type BillRecord struct {
 	RecordTime time.Time // when the record was produced; part of what is sent
 	Package    string    // package instance the usage is taken from; "" if none
 	Revision   uint32
-	Replaces   MeteringSN // the failed record that this one reports again; "" if none. The replaced one's amount doesn't count.
+	Replaces   MeteringSN // the record that this one reports again; "" if none. The replaced one's amount doesn't count.
 	Version    uint64     // version of the booking that wrote it
 
 	// State, Seq, Attempt and the rest of the last transition, filled when read from the ledger.

@@ -63,8 +63,9 @@ var transitions = map[State][]State{
 	},
 	StateAccepted: {StateConfirmed, StateFailed},
 	StateRejected: {StatePending, StateWrittenOff, StateUnbillable, StateHeld, StateReplaced},
-	StateHeld:     {StatePending, StateWrittenOff, StateUnbillable, StateExpired},
-	StateFailed:   {StateWrittenOff, StateUnbillable, StateConfirmed, StateReplaced},
+	// A held record without an instance is replaced by one with the instance, once there is a mapping.
+	StateHeld:   {StatePending, StateWrittenOff, StateUnbillable, StateExpired, StateReplaced},
+	StateFailed: {StateWrittenOff, StateUnbillable, StateConfirmed, StateReplaced},
 	// A person who knows better (the marketplace's clock or ours was wrong) can have it sent after all.
 	StateExpired: {StateWrittenOff, StateUnbillable, StatePending},
 }

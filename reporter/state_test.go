@@ -21,7 +21,7 @@ failed:      written_off unbillable confirmed replaced
 unknown:     sending expired held written_off accepted confirmed failed shadowed
 rejected:    pending written_off unbillable held replaced
 expired:     written_off unbillable pending
-held:        pending written_off unbillable expired
+held:        pending written_off unbillable expired replaced
 written_off:
 unbillable:
 carried:
