@@ -3,9 +3,11 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/shopspring/decimal"
@@ -14,82 +16,102 @@ import (
 	"github.com/meterd/meterd/reporter"
 )
 
-// AggregateWindow computes the usage of every (subject, meter) of the window from the events that count and calls yield
+// subjectChunk is how many subjects one query names.
+const subjectChunk = 2000
+
+// AggregateWindow computes the usage of every (subject, meter) in the scope from the events that count and calls yield
 // for each, ordered by subject, then meter. The work is done in the engine, whose memory grows with the number of
-// subjects and meters, not of events; of one subject at a time, rows are kept here.
+// subjects and meters, not of events; of one subject at a time, rows are kept here. A sum that could exceed the decimal
+// range is yielded as such. Values of meters that were declared after their events are computed first if Config.Values
+// is set; otherwise the error wraps [ErrNotBackfilled].
 //
-// The events are counted before and after: if some arrived in between, the error wraps [ErrWindowChanged] and what was
-// yielded is void, as with any other error. A sum that could exceed the decimal range is an error that wraps
-// [ErrOverflow]. Values of meters that were declared after their events are computed first if Config.Values is set.
-func (s *Store) AggregateWindow(ctx context.Context, w meter.Window, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
-	if err := s.aggregateWindow(ctx, w, meters, yield); err != nil {
-		return fmt.Errorf("aggregate %s: %w", w, err)
+// Events may arrive while it reads, and may then be counted or not, or even beside an event that they conflict with. That
+// needs no care here: whoever inserts them touches the hour once they are stored, so it becomes stale and is
+// counted again, and the difference is booked (ADR 9).
+func (s *Store) AggregateWindow(ctx context.Context, sc reporter.Scope, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
+	if err := s.aggregateWindow(ctx, sc, meters, yield); err != nil {
+		return fmt.Errorf("aggregate %s: %w", sc.Hour, err)
 	}
 	return nil
 }
 
-func (s *Store) aggregateWindow(ctx context.Context, w meter.Window, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
-	if w != meter.HourOf(w.Start) {
-		return fmt.Errorf("usage windows are whole hours (got %s)", w)
+func (s *Store) aggregateWindow(ctx context.Context, sc reporter.Scope, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
+	if sc.Hour != meter.HourOf(sc.Hour.Start) {
+		return fmt.Errorf("usage windows are whole hours (got %s)", sc.Hour)
 	}
-	if len(meters) == 0 {
+	if len(meters) == 0 || sc.Subjects != nil && len(sc.Subjects) == 0 {
 		return nil
 	}
-	sc := windowScope(w)
-	cov, err := s.cover(ctx, sc, meters)
-	if err != nil {
-		return err
+	var more clauses
+	if !sc.Before.IsZero() && sc.Before.Before(sc.Hour.End) {
+		// What is a duplicate, conflict or retry is still judged by all of the hour.
+		more.add(fmt.Sprintf("time < %d", max(sc.Before.UnixNano(), 0)))
 	}
-	if len(cov.pending) > 0 && s.cfg.Values != nil {
-		var report BackfillReport
-		if err := s.backfillPending(ctx, s.cfg.Values, meters, cov, &report); err != nil {
-			return fmt.Errorf("backfill: %w", err)
-		}
-		s.logger.Info("values of newly declared meters computed", "window_start", w.Start, "events", report.Events, "values", report.Values)
-		if cov, err = s.cover(ctx, sc, meters); err != nil {
+	take := func(_ time.Time, u reporter.WindowUsage) error { return yield(u) }
+	hour := windowScope(sc.Hour)
+	if sc.Subjects == nil {
+		return s.aggregateScope(ctx, hour, meters, more, take)
+	}
+	for chunk := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(sc.Subjects))), subjectChunk) {
+		hour.subjects = chunk
+		if err := s.aggregateScope(ctx, hour, meters, more, take); err != nil {
 			return err
 		}
 	}
-	if len(cov.pending) > 0 {
-		return cov.notBackfilled(meters)
+	return nil
+}
+
+// aggregateScope computes the usage of every hour of a scope. With more than one hour, rows are ordered by hour first.
+func (s *Store) aggregateScope(ctx context.Context, sc scope, meters []meter.Meter, more clauses, yield func(time.Time, reporter.WindowUsage) error) error {
+	cov, err := s.coverOrCompute(ctx, sc, meters)
+	if err != nil || cov.events == 0 {
+		return err
 	}
-	if cov.events == 0 {
-		return nil
-	}
-	// Only now: what is known of conflicts must not be older than the count of events, or one that arrived in between
-	// would count beside the event that it conflicts with.
 	e, err := s.probe(ctx, sc)
 	if err != nil {
 		return err
 	}
 	a := newAggregation(meters, yield)
-	if err := s.each(ctx, a.query(e, cov), a.take); err != nil {
+	if err := s.each(ctx, a.query(e, cov, more), a.take); err != nil {
 		return err
 	}
-	if err := a.flush(); err != nil {
-		return err
+	return a.flush()
+}
+
+// coverOrCompute is cover, after computing what is pending.
+func (s *Store) coverOrCompute(ctx context.Context, sc scope, meters []meter.Meter) (coverage, error) {
+	cov, err := s.cover(ctx, sc, meters)
+	if err != nil {
+		return cov, err
 	}
-	var after uint64
-	if err := s.conn.QueryRow(ctx, "SELECT count() FROM usage_events FINAL WHERE "+sc.where().String()).Scan(&after); err != nil {
-		return fmt.Errorf("count events again: %w", err)
+	if len(cov.pending) > 0 && s.cfg.Values != nil {
+		var report BackfillReport
+		if err := s.backfillPending(ctx, s.cfg.Values, meters, cov, &report); err != nil {
+			return cov, fmt.Errorf("backfill: %w", err)
+		}
+		s.logger.Info("values of newly declared meters computed", "from", sc.from, "to", sc.to, "events", report.Events, "values", report.Values)
+		if cov, err = s.cover(ctx, sc, meters); err != nil {
+			return cov, err
+		}
 	}
-	if after != cov.events {
-		return fmt.Errorf("%w: %d events before, %d after", ErrWindowChanged, cov.events, after)
+	if len(cov.pending) > 0 {
+		return cov, cov.notBackfilled(meters)
 	}
-	return nil
+	return cov, nil
 }
 
 // aggregation turns rows of (subject, fingerprint) into usage of (subject, slug).
 type aggregation struct {
 	byFingerprint map[uint64][]meter.Meter
 	fingerprints  []uint64
-	yield         func(reporter.WindowUsage) error
+	yield         func(hour time.Time, u reporter.WindowUsage) error
 
-	subject string // of the rows in usage
+	hour    time.Time // of the rows in usage
+	subject string    // as well
 	usage   []reporter.WindowUsage
 }
 
-func newAggregation(meters []meter.Meter, yield func(reporter.WindowUsage) error) *aggregation {
+func newAggregation(meters []meter.Meter, yield func(time.Time, reporter.WindowUsage) error) *aggregation {
 	a := &aggregation{byFingerprint: map[uint64][]meter.Meter{}, yield: yield}
 	for _, m := range meters {
 		f := m.Fingerprint()
@@ -140,13 +162,19 @@ func (a *aggregation) columns() []string {
 
 const zeroDecimal = "toDecimal128('0', 18)"
 
-// query reads one row per subject and fingerprint, with every aggregate that some meter needs.
-func (a *aggregation) query(e exceptions, cov coverage) string {
+// query reads one row per hour, subject and fingerprint, with every aggregate that some meter needs, from the events that
+// meet more conditions.
+func (a *aggregation) query(e exceptions, cov coverage, more clauses) string {
 	// Columns that no aggregate needs are left out by name: old servers read what a subquery selects.
 	columns := []string{"subject", "fingerprint", "quantity"}
 	outer := []string{"subject", "meters", "quantities"}
 	arrays := "meters AS fingerprint, quantities AS quantity"
 	old := []string{"subject", "meter AS fingerprint", "quantity"}
+	hour, keys := sqlTime(e.scope.from)+" AS the_hour", "subject, fingerprint"
+	if e.scope.to.Sub(e.scope.from) > time.Hour {
+		columns, outer, old = append(columns, "hour"), append(outer, "hour"), append(old, "hour")
+		hour, keys = "hour", "hour, "+keys
+	}
 	if len(a.only(meter.UniqueCount)) > 0 {
 		columns, outer, old = append(columns, "text"), append(outer, "texts"), append(old, "text")
 		arrays += ", texts AS text"
@@ -157,13 +185,14 @@ func (a *aggregation) query(e exceptions, cov coverage) string {
 		}
 	}
 	list := strings.Join(columns, ", ")
-	source := "SELECT " + list + " FROM (SELECT " + strings.Join(outer, ", ") + " FROM usage_events FINAL WHERE " + e.where().String() +
+	where := append(e.where(), more...)
+	source := "SELECT " + list + " FROM (SELECT " + strings.Join(outer, ", ") + " FROM usage_events FINAL WHERE " + where.String() +
 		") ARRAY JOIN " + arrays + " WHERE fingerprint IN (" + sqlUints(a.fingerprints) + ")"
 	if len(cov.runs) > 0 {
-		source += " UNION ALL " + cov.backfilled(strings.Join(old, ", "), e.where())
+		source += " UNION ALL " + cov.backfilled(strings.Join(old, ", "), where)
 	}
-	return "SELECT subject, fingerprint, " + strings.Join(a.columns(), ", ") + " FROM (" + source +
-		") GROUP BY subject, fingerprint ORDER BY subject, fingerprint"
+	return "SELECT " + hour + ", subject, fingerprint, " + strings.Join(a.columns(), ", ") + " FROM (" + source +
+		") GROUP BY " + keys + " ORDER BY " + keys
 }
 
 // aggregates are the results for one group of values.
@@ -206,24 +235,25 @@ func (g *aggregates) of(a meter.Aggregation) (meter.Quantity, error) {
 
 // take accepts one row of the query.
 func (a *aggregation) take(rows driver.Rows) error {
+	var hour time.Time
 	var subject string
 	var fingerprint uint64
 	var g aggregates
-	if err := rows.Scan(append([]any{&subject, &fingerprint}, g.into()...)...); err != nil {
+	if err := rows.Scan(append([]any{&hour, &subject, &fingerprint}, g.into()...)...); err != nil {
 		return err
 	}
-	if subject != a.subject {
+	if subject != a.subject || !hour.Equal(a.hour) {
 		if err := a.flush(); err != nil {
 			return err
 		}
-		a.subject = subject
+		a.hour, a.subject = hour.UTC(), subject
 	}
 	for _, m := range a.byFingerprint[fingerprint] {
 		q, err := g.of(m.Aggregation)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrOverflow) {
 			return fmt.Errorf("subject %q, meter %s: %w", subject, m.Slug, err)
 		}
-		a.usage = append(a.usage, reporter.WindowUsage{Subject: subject, Meter: m.Slug, Quantity: q, Events: g.count})
+		a.usage = append(a.usage, reporter.WindowUsage{Subject: subject, Meter: m.Slug, Quantity: q, Events: g.count, Overflow: err != nil})
 	}
 	return nil
 }
@@ -232,7 +262,7 @@ func (a *aggregation) take(rows driver.Rows) error {
 func (a *aggregation) flush() error {
 	slices.SortFunc(a.usage, func(x, y reporter.WindowUsage) int { return cmp.Compare(x.Meter, y.Meter) })
 	for _, u := range a.usage {
-		if err := a.yield(u); err != nil {
+		if err := a.yield(a.hour, u); err != nil {
 			return err
 		}
 	}

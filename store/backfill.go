@@ -83,7 +83,7 @@ func (s *Store) cover(ctx context.Context, sc scope, meters []meter.Meter) (cove
 }
 
 // examine asks both questions that come before a query of events, at the same time. A conflict that arrives between their
-// answers may count in that query; closing, which must not count it, asks one after the other.
+// answers may count in that query; whatever is booked is counted again then (see AggregateWindow).
 func (s *Store) examine(ctx context.Context, sc scope, meters []meter.Meter) (coverage, exceptions, error) {
 	var cov coverage
 	var coverErr error

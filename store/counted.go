@@ -19,21 +19,35 @@ import (
 //     content). The others are conflicts.
 //  3. An event that came without a time does not count in its hour when the same (subject, event_key) came without a
 //     time in one of the hours before, within the lookback: it is a retry across the edge of an hour.
+//  4. What was voided under a (hour, subject, event_key) does not count, whatever content the key has or gets. If the voided
+//     event had come without a time, neither does one without a time in the hours before, within the lookback: it is the
+//     same event, which another collector took earlier and delivered later.
 //
-// Conflicts and stamped retries are rare, so a reader first asks whether there are any, with a GROUP BY over a 64-bit
-// hash that takes little memory, and only then adds the conditions for 2 and 3. A collision of that hash costs time,
-// never a wrong answer: the conditions compare whole keys.
+// The answer depends on nothing but the stored rows, so an hour may be counted again at any time. Over several hours an
+// event counts once: by 3, of rows without a time each of which is a retry of the one before, only the first counts, also
+// when that one is a conflict (then the winner of its hour counts) or void (then none does).
+//
+// Conflicts, stamped retries and voids are rare, so a reader first asks whether there are any, with a GROUP BY over a
+// 64-bit hash that takes little memory, and only then adds the conditions for 2, 3 and 4. A collision of that hash
+// costs time, never a wrong answer: the conditions compare whole keys.
 
 // scope is a range of hours [from, to), and the subjects of interest; none means all.
 type scope struct {
 	from, to time.Time
 	subjects []string
+	// first and last bound the subjects, both included; last is only a bound with bounded.
+	first, last string
+	bounded     bool
 }
 
 func (sc scope) where() clauses {
 	c := clauses{"hour >= " + sqlTime(sc.from), "hour < " + sqlTime(sc.to)}
 	if len(sc.subjects) > 0 {
 		c.add("subject IN (" + quoteList(sc.subjects) + ")")
+	}
+	if sc.bounded {
+		c.add("subject >= " + quote(sc.first))
+		c.add("subject <= " + quote(sc.last))
 	}
 	return c
 }
@@ -56,6 +70,9 @@ type exceptions struct {
 	// Conflicts is the number of keys with several contents, Repeats that of stamped keys seen in several hours (each
 	// possibly a little too high, by collisions of a hash).
 	conflicts, repeats uint64
+	// Voids is the number of void keys in the scope, stampedVoids that of void events without a time in it or in the
+	// lookback after it.
+	voids, stampedVoids uint64
 }
 
 // probeRows bounds how many rows one probe groups.
@@ -64,6 +81,10 @@ const probeRows = 16_000_000
 // probe looks for exceptions in a scope.
 func (s *Store) probe(ctx context.Context, sc scope) (exceptions, error) {
 	e := exceptions{scope: sc, lookback: s.cfg.StampedLookback, global: s.global}
+	query := "SELECT countIf(hour < " + sqlTime(sc.to) + "), countIf(stamped = 1) FROM event_voids WHERE " + e.voidScope().String()
+	if err := s.conn.QueryRow(ctx, query).Scan(&e.voids, &e.stampedVoids); err != nil {
+		return e, fmt.Errorf("look for voids: %w", err)
+	}
 	parts, err := s.split(ctx, sc)
 	if err != nil {
 		return e, err
@@ -103,7 +124,9 @@ func (s *Store) split(ctx context.Context, sc scope) ([]scope, error) {
 			return err
 		}
 		if len(parts) == 0 || sum+n > probeRows {
-			parts, sum = append(parts, scope{from: hour, subjects: sc.subjects}), 0
+			part := sc
+			part.from = hour
+			parts, sum = append(parts, part), 0
 		}
 		sum += n
 		parts[len(parts)-1].to = hour.Add(time.Hour)
@@ -147,9 +170,35 @@ func (e exceptions) retries() string {
 		int64(e.lookback/time.Second), e.stampedScope(), e.global, e.repeatedHashes())
 }
 
+// voidScope reaches forward by the lookback.
+func (e exceptions) voidScope() clauses {
+	sc := e.scope
+	sc.to = sc.to.Add(e.lookback)
+	return sc.where()
+}
+
+// voidConditions are those for what is not void.
+func (e exceptions) voidConditions() clauses {
+	var c clauses
+	if e.voids > 0 {
+		c.add("(hour, subject, event_key) " + e.global + "NOT IN (SELECT hour, subject, event_key FROM event_voids WHERE " + e.scope.where().String() + ")")
+	}
+	if e.stampedVoids > 0 {
+		c.add(fmt.Sprintf("NOT (stamped = 1 AND (toUInt32(hour), subject, event_key) %sIN (SELECT toUInt32(toUInt32(hour) - 3600 * before), subject, event_key"+
+			" FROM event_voids ARRAY JOIN range(%d) AS before WHERE stamped = 1 AND %s))", e.global, int64(e.lookback/time.Hour)+1, e.voidScope()))
+	}
+	return c
+}
+
+// beforeVoids are the exceptions as if nothing had been voided.
+func (e exceptions) beforeVoids() exceptions {
+	e.voids, e.stampedVoids = 0, 0
+	return e
+}
+
 // conditions are what a reader of usage_events FINAL (or of backfilled_values) within the scope must add.
 func (e exceptions) conditions() clauses {
-	var c clauses
+	c := e.voidConditions()
 	if e.conflicts > 0 {
 		c.add("(hour, subject, event_key, content) " + e.global + "NOT IN (" + e.losers() + ")")
 	}
@@ -244,6 +293,7 @@ type EventCounts struct {
 	Counted   uint64 // that count
 	Conflicts uint64 // that lost against an earlier content of their key
 	Retries   uint64 // that came without a time again, in a later hour
+	Voids     uint64 // that would count if they had not been voided
 }
 
 // CountEvents counts the events of the hours that [from, to) touches.
@@ -261,13 +311,18 @@ func (s *Store) CountEvents(ctx context.Context, from, to time.Time) (EventCount
 	}
 	ask(&n.Rows, "SELECT count() FROM usage_events WHERE "+where)
 	ask(&n.Distinct, "SELECT count() FROM usage_events FINAL WHERE "+where)
-	n.Counted = n.Distinct
 	if e.conflicts > 0 {
 		ask(&n.Conflicts, "SELECT count() FROM usage_events FINAL WHERE "+where+" AND (hour, subject, event_key, content) "+e.global+"IN ("+e.losers()+")")
 	}
+	valid := n.Distinct
 	if e.conflicts+e.repeats > 0 {
+		ask(&valid, "SELECT count() FROM usage_events FINAL WHERE "+e.beforeVoids().where().String())
+		n.Retries = n.Distinct - valid - n.Conflicts
+	}
+	n.Counted = valid
+	if e.voids+e.stampedVoids > 0 {
 		ask(&n.Counted, "SELECT count() FROM usage_events FINAL WHERE "+e.where().String())
-		n.Retries = n.Distinct - n.Counted - n.Conflicts
+		n.Voids = valid - n.Counted
 	}
 	if err != nil {
 		return EventCounts{}, fmt.Errorf("count events: %w", err)

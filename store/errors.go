@@ -14,8 +14,8 @@ var (
 	// ErrNotBackfilled: events of the meter's type were stored before the meter was declared and its values were not
 	// computed from them yet. Run Store.BackfillMeters, then ask again.
 	ErrNotBackfilled = errors.New("values of this meter are not computed yet for older events")
-	// ErrWindowChanged: events arrived in the window while it was read. What was yielded is void; read again.
-	ErrWindowChanged = errors.New("events arrived while the window was read")
+	// ErrEffectChanged: what was previewed is not what would happen now.
+	ErrEffectChanged = errors.New("the effect is not the one that was previewed: events or voids arrived, or the request differs; preview again")
 	// ErrOverflow: an aggregate could exceed the store's Decimal(38,18).
 	ErrOverflow = errors.New("aggregate could exceed the decimal range")
 	// ErrRowsMissing: an insert was confirmed but the store does not hold every row. Repeat it.

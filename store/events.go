@@ -10,6 +10,7 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"github.com/meterd/meterd/internal/killpoint"
 	"github.com/meterd/meterd/meter"
 )
 
@@ -22,6 +23,8 @@ var usageEvents = newTable("usage_events",
 // InsertEvents writes the rows as one insert, in their order, and returns nil only after the store confirmed all of them
 // and their number was compared with what was sent. Raw event and meter values are one row of one table: there is no
 // state in which one is stored without the other.
+//
+// Rows of hours that have ended, or nearly, are announced by touches before it returns ([Store.StaleHours]).
 //
 // Any error but one that wraps [meter.ErrRefused] means that the caller should repeat the call with the same rows, in
 // whatever grouping; what was written twice counts once.
@@ -40,12 +43,16 @@ func (s *Store) InsertEvents(ctx context.Context, rows *meter.EventRows) error {
 	if err != nil {
 		return fmt.Errorf("insert events: %w", classify(err))
 	}
-	if !unknown && written >= uint64(rows.Len()) { //nolint:gosec // not negative
-		return nil
+	if unknown || written < uint64(rows.Len()) { //nolint:gosec // not negative
+		if err := s.checkStored(ctx, rows, encoder.batch); err != nil {
+			return fmt.Errorf("insert events: %w", err)
+		}
 	}
-	if err := s.checkStored(ctx, rows, encoder.batch); err != nil {
+	killpoint.Hit("insert.durable")
+	if err := s.touchInserted(ctx, rows); err != nil {
 		return fmt.Errorf("insert events: %w", err)
 	}
+	killpoint.Hit("insert.touched")
 	return nil
 }
 

@@ -201,7 +201,7 @@ func (s *Store) templateFuncs() template.FuncMap {
 var syncedTables = []string{
 	"usage_events", "backfilled_values", "backfills", "hourly_usage", "bill_records", "bill_record_hours",
 	"bill_record_transitions", "bill_record_marks", "bookings", "booking_settlements", "account_balances", "checkpoint_balances",
-	"balance_checkpoints", "adjustments", "covers", "instance_changes", "audit_log",
+	"balance_checkpoints", "adjustments", "covers", "instance_changes", "audit_log", "touches", "event_voids",
 }
 
 // syncSettings are the same that the embedded engine's own configuration has: an insert is answered once its part is on

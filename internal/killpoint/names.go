@@ -10,6 +10,8 @@ var names = [...]string{
 	"engine.change.done",
 	"engine.insert.before",
 	"engine.insert.done",
+	"insert.durable",
+	"insert.touched",
 	"loader.confirm.before",
 	"loader.confirm.done",
 	"loader.insert.before",
@@ -33,4 +35,6 @@ var names = [...]string{
 	"spool.file.written",
 	"spool.segment.created",
 	"spool.segment.sealed",
+	"void.durable",
+	"void.touched",
 }

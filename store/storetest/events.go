@@ -141,7 +141,7 @@ func usageLine(u reporter.WindowUsage) string {
 func (s *suite) aggregate(t *testing.T, w meter.Window, meters []meter.Meter) []string {
 	t.Helper()
 	lines := []string{}
-	err := s.store.AggregateWindow(t.Context(), w, meters, func(u reporter.WindowUsage) error {
+	err := s.store.AggregateWindow(t.Context(), reporter.Scope{Hour: w}, meters, func(u reporter.WindowUsage) error {
 		lines = append(lines, usageLine(u))
 		return nil
 	})
