@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -17,6 +18,8 @@ const (
 	maxAnswer = 1 << 20
 	// maxMessage bounds a message in a result, in characters; the marketplace's own limit is 255.
 	maxMessage = 255
+	// maxRaw bounds what is kept of an entry about one record as it came, in bytes.
+	maxRaw = 2048
 	// maxAnswerDepth bounds how deep lists of abnormal records are searched for.
 	maxAnswerDepth = 8
 )
@@ -34,6 +37,7 @@ type answer struct {
 type abnormalEntry struct {
 	sn, instance, begin, end string
 	code, message            string
+	raw                      string // as it came
 }
 
 // parseAnswer reads one JSON object. The names are matched exactly; encoding/json alone would also take "Error_Code" and
@@ -43,7 +47,6 @@ func parseAnswer(body []byte) (answer, error) {
 		return answer{}, fmt.Errorf("%w: it is empty", errAnswer)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
 	var a answer
 	if err := a.readTop(dec); err != nil {
 		return answer{}, err
@@ -71,7 +74,7 @@ func (a *answer) readTop(dec *json.Decoder) error {
 			return fmt.Errorf("%w: %s occurs twice", errAnswer, name)
 		}
 		seen[name] = true
-		var value any
+		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
 			return fmt.Errorf("%w: not valid JSON", errAnswer)
 		}
@@ -92,67 +95,93 @@ func (a *answer) readTop(dec *json.Decoder) error {
 
 // collect finds lists of abnormal records, wherever the marketplace puts them: only an excerpt of the page that defines
 // them could be read (KooGallery usage push, section 11).
-func (a *answer) collect(name string, value any, depth int) {
+func (a *answer) collect(name string, value json.RawMessage, depth int) {
 	if depth > maxAnswerDepth {
 		return
 	}
-	switch v := value.(type) {
-	case []any:
-		if name != "abnormal_usage_data" {
+	switch firstByte(value) {
+	case '[':
+		var list []json.RawMessage
+		if name != "abnormal_usage_data" || json.Unmarshal(value, &list) != nil {
 			return
 		}
-		for _, item := range v {
-			a.abnormal = append(a.abnormal, readAbnormal(item))
+		for _, item := range list {
+			e := abnormalEntry{raw: string(item)}
+			e.read(item, 0)
+			a.abnormal = append(a.abnormal, e)
 		}
-	case map[string]any:
-		for inner, value := range v {
-			a.collect(inner, value, depth+1)
+	case '{':
+		for _, inner := range members(value) {
+			a.collect(inner.name, inner.value, depth+1)
 		}
 	}
 }
 
-// readAbnormal reads an entry leniently: the record may stand in the entry itself or in an object inside it.
-func readAbnormal(item any) abnormalEntry {
-	var e abnormalEntry
-	e.read(item, 0)
-	return e
-}
-
-func (e *abnormalEntry) read(item any, depth int) {
-	object, ok := item.(map[string]any)
-	if !ok || depth > maxAnswerDepth {
+// read reads an entry leniently: the record may stand in the entry itself or in an object inside it.
+func (e *abnormalEntry) read(item json.RawMessage, depth int) {
+	if depth > maxAnswerDepth {
 		return
 	}
-	for name, value := range object {
-		switch name {
+	for _, m := range members(item) {
+		switch m.name {
 		case "metering_sn":
-			e.sn = scalar(value)
+			e.sn = scalar(m.value)
 		case "instance_id":
-			e.instance = scalar(value)
+			e.instance = scalar(m.value)
 		case "begin_time":
-			e.begin = scalar(value)
+			e.begin = scalar(m.value)
 		case "end_time":
-			e.end = scalar(value)
+			e.end = scalar(m.value)
 		case "error_code", "code", "errorCode", "abnormal_code":
-			e.code = scalar(value)
+			e.code = scalar(m.value)
 		case "error_msg", "message", "errorMsg", "abnormal_msg", "reason":
-			e.message = scalar(value)
+			e.message = scalar(m.value)
 		default:
-			e.read(value, depth+1)
+			e.read(m.value, depth+1)
 		}
 	}
+}
+
+// member is one member of a JSON object.
+type member struct {
+	name  string
+	value json.RawMessage
+}
+
+// members returns the members of an object in order of their names, of several of one name the last; none for anything else.
+func members(value json.RawMessage) []member {
+	var object map[string]json.RawMessage
+	if firstByte(value) != '{' || json.Unmarshal(value, &object) != nil {
+		return nil
+	}
+	list := make([]member, 0, len(object))
+	for name, v := range object {
+		list = append(list, member{name, v})
+	}
+	slices.SortFunc(list, func(a, b member) int { return strings.Compare(a.name, b.name) })
+	return list
+}
+
+// firstByte is the first byte of a valid JSON value; 0 for nothing.
+func firstByte(value json.RawMessage) byte {
+	if value = bytes.TrimLeft(value, " \t\r\n"); len(value) > 0 {
+		return value[0]
+	}
+	return 0
 }
 
 // scalar is the text of a string or number and "" for everything else.
-func scalar(value any) string {
-	switch v := value.(type) {
-	case string:
-		return v
-	case json.Number:
-		return v.String()
-	default:
-		return ""
+func scalar(value json.RawMessage) string {
+	switch c := firstByte(value); {
+	case c == '"':
+		var text string
+		if json.Unmarshal(value, &text) == nil {
+			return text
+		}
+	case c == '-' || '0' <= c && c <= '9':
+		return string(bytes.TrimSpace(value))
 	}
+	return ""
 }
 
 // refusals gives each abnormal entry to the record of the batch it names, by number or else by instance and window.
@@ -179,10 +208,19 @@ func (a answer) refusals(batch []reporter.UsageRecord) (refused map[reporter.Met
 			continue
 		}
 		refused[sn] = reporter.Refusal{
-			Code: clean(e.code), Message: clean(e.message), Duplicate: isDuplicate(e.code),
+			Code: clean(e.code), Message: clean(e.message), Duplicate: isDuplicate(e.code), Raw: clipRaw(e.raw),
 		}
 	}
 	return refused, strays
+}
+
+// clipRaw bounds an entry as it came, and keeps it valid text.
+func clipRaw(raw string) string {
+	raw = strings.ToValidUTF8(raw, "\uFFFD")
+	if len(raw) <= maxRaw {
+		return raw
+	}
+	return strings.ToValidUTF8(raw[:maxRaw-len("…")], "") + "…"
 }
 
 // clean makes text from outside fit for a log line: printable, on one line, bounded.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -226,29 +227,38 @@ func TestAbnormalUsageData(t *testing.T) {
 		"by number": {
 			`{"abnormal_usage_data":[{"metering_sn":"` + sn(1) + `","error_code":"010","error_msg":"SDR duplicated"}]}`,
 			map[reporter.MeteringSN]reporter.Refusal{
-				batch[1].SN: {Code: "010", Message: "SDR duplicated", Duplicate: true},
+				batch[1].SN: {Code: "010", Message: "SDR duplicated", Duplicate: true,
+					Raw: `{"metering_sn":"` + sn(1) + `","error_code":"010","error_msg":"SDR duplicated"}`,
+				},
 			},
 			0,
 		},
 		"duplicate as a number": {
 			`{"abnormal_usage_data":[{"metering_sn":"` + sn(1) + `","code":5}]}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[1].SN: {Code: "5", Duplicate: true}},
+			map[reporter.MeteringSN]reporter.Refusal{
+				batch[1].SN: {Code: "5", Duplicate: true, Raw: `{"metering_sn":"` + sn(1) + `","code":5}`},
+			},
 			0,
 		},
 		"by window, inside an object": {
 			`{"abnormal_usage_data_info":{"abnormal_usage_data":[{"instance_id":"` + demoInstance +
 				`","begin_time":"20220809T100000Z","end_time":"20220809T110000Z","code":7}]}}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[2].SN: {Code: "7"}},
+			map[reporter.MeteringSN]reporter.Refusal{batch[2].SN: {
+				Code: "7", Raw: `{"instance_id":"` + demoInstance + `","begin_time":"20220809T100000Z","end_time":"20220809T110000Z","code":7}`,
+			}},
 			0,
 		},
 		"record inside the entry": {
 			`{"abnormal_usage_data":[{"usage_data":{"metering_sn":"` + sn(0) + `"},"error_code":"001","reason":"a\nb"}]}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[0].SN: {Code: "001", Message: "a b"}},
+			map[reporter.MeteringSN]reporter.Refusal{batch[0].SN: {
+				Code: "001", Message: "a b",
+				Raw: `{"usage_data":{"metering_sn":"` + sn(0) + `"},"error_code":"001","reason":"a\nb"}`,
+			}},
 			0,
 		},
 		"strays": {
 			`{"abnormal_usage_data":[{"metering_sn":"other","error_code":"001"},"text",{},{"metering_sn":"` + sn(3) + `"}]}`,
-			map[reporter.MeteringSN]reporter.Refusal{batch[3].SN: {}},
+			map[reporter.MeteringSN]reporter.Refusal{batch[3].SN: {Raw: `{"metering_sn":"` + sn(3) + `"}`}},
 			3,
 		},
 	} {
@@ -265,7 +275,7 @@ func TestAbnormalUsageData(t *testing.T) {
 	}
 }
 
-// TestPushRefused: the refused records arrive in the result, and only on success.
+// TestPushRefused: what the marketplace says about single records arrives in the result, as it came.
 func TestPushRefused(t *testing.T) {
 	t.Parallel()
 	batch := demoBatch(3)
@@ -274,15 +284,33 @@ func TestPushRefused(t *testing.T) {
 	res := newClient(t, options(m.URL)).Push(t.Context(), batch)
 	wantClass(t, res, reporter.ClassAccepted)
 	wantMessage(t, res, "success (1 abnormal entries name no record of this batch)")
-	if diff := cmp.Diff(map[reporter.MeteringSN]reporter.Refusal{batch[1].SN: {Code: "009"}}, res.Refused); diff != "" {
+	want := map[reporter.MeteringSN]reporter.Refusal{
+		batch[1].SN: {Code: "009", Raw: `{"metering_sn":"` + string(batch[1].SN) + `","error_code":"009"}`},
+	}
+	if diff := cmp.Diff(want, res.Refused); diff != "" {
 		t.Errorf("refused (-want +got):\n%s", diff)
 	}
 	m = newMarketplace(t, answerWith(500, `{"error_code":"MKT.9002","error_msg":"bad"`+list))
 	res = newClient(t, options(m.URL)).Push(t.Context(), batch)
 	wantClass(t, res, reporter.ClassRecordBad)
 	wantMessage(t, res, "bad (lists 2 abnormal records)")
-	if res.Refused != nil {
-		t.Errorf("refused = %v, want none", res.Refused)
+	if diff := cmp.Diff(want, res.Refused); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
+	}
+}
+
+// TestRawEntryIsBoundedAndSafe: an entry is kept as it came, but no longer than a screen, as valid text and without our key.
+func TestRawEntryIsBoundedAndSafe(t *testing.T) {
+	t.Parallel()
+	batch := demoBatch(1)
+	entry := `{"metering_sn":"` + string(batch[0].SN) + `","echo":"` + demoKey + `","note":"` + strings.Repeat("店", 2000) + `"}`
+	m := newMarketplace(t, answerWith(200, `{"error_code":"MKT.0000","abnormal_usage_data":[`+entry+`]}`))
+	raw := newClient(t, options(m.URL)).Push(t.Context(), batch).Refused[batch[0].SN].Raw
+	if len(raw) > 2048+len("<secret>") || !utf8.ValidString(raw) || !strings.HasSuffix(raw, "…") {
+		t.Errorf("raw has %d bytes and ends in %q, want at most 2 KiB of text that end in …", len(raw), raw[max(0, len(raw)-10):])
+	}
+	if strings.Contains(raw, demoKey) {
+		t.Errorf("raw shows the key: %s", raw)
 	}
 }
 

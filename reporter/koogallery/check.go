@@ -9,67 +9,64 @@ import (
 	"github.com/meterd/meterd/reporter"
 )
 
-// Limits of the protocol (KooGallery usage push, sections 1.3 and 1.7).
-const (
-	// MaxRecords is the largest number of records in one call.
-	MaxRecords = 1000
-	// MaxAge is how far in the past the begin of a record may lie.
-	MaxAge = 21 * 24 * time.Hour
-
-	maxIDLen      = 64
-	quantityScale = 4
-)
-
-// maxQuantity is the largest amount of one record: Double(12,4) read as 8 digits before and 4 after the point.
-func maxQuantity() meter.Quantity { return meter.NewQuantity(999_999_999_999, -quantityScale) }
-
 // Rules are what KooGallery demands of records, as far as it can be told without a key and without sending anything.
 // They are all that closing a window needs.
 type Rules struct {
 	// API decides which fields are mandatory; "" means APINew.
 	API API
-	// MaxBatch is the configured size of a batch; 0 means MaxRecords.
+	// MaxBatch is the configured size of a batch; 0 means the profile's.
 	MaxBatch int
+	// Profile holds the limits; nil means the built-in one.
+	Profile *Profile
 }
 
 var _ reporter.Rules = Rules{}
 
+// profile returns the profile to go by.
+func (r Rules) profile() *Profile {
+	if r.Profile == nil {
+		return BuiltinProfile()
+	}
+	return r.Profile
+}
+
 // Limits returns the marketplace's limits, with the configured size of a batch.
 func (r Rules) Limits() reporter.Limits {
-	batch := r.MaxBatch
-	if batch == 0 {
-		batch = MaxRecords
+	limits := r.profile().limits
+	if r.MaxBatch > 0 {
+		limits.MaxBatch = r.MaxBatch
 	}
-	return reporter.Limits{MaxBatch: batch, Scale: quantityScale, MaxQuantity: maxQuantity(), MaxAge: MaxAge}
+	return limits
 }
 
 // Check reports every reason why u can't be sent, in one error; nil if it can. The age of the record is not looked at:
 // it depends on when it is sent.
 func (r Rules) Check(u reporter.UsageRecord) error {
+	p := r.profile()
 	errs := []error{
-		checkID("instance id", u.InstanceID, true),
-		checkID("package", u.Package, false),
+		checkID("instance id", u.InstanceID, p.fields.instanceID, true),
+		checkID("package", u.Package, p.fields.packageID, false),
 	}
 	if r.API == APIOld {
-		errs = append(errs, checkID("product id", u.ProductID, true))
+		errs = append(errs, checkID("product id", u.ProductID, p.fields.productID, true))
 	} else {
-		errs = append(errs, checkID("metering_sn", string(u.SN), true))
+		errs = append(errs, checkID("metering_sn", string(u.SN), p.fields.meteringSN, true))
 	}
-	errs = append(errs, checkTimes(u), checkQuantity(u.Quantity))
+	errs = append(errs, checkTimes(u), checkQuantity(u.Quantity, p.limits))
 	return errors.Join(errs...)
 }
 
 // checkID allows printable ASCII without quotes and backslashes: then no serializer has anything to escape, and the
 // signature can't depend on how it would.
-func checkID(name, value string, mandatory bool) error {
+func checkID(name, value string, limit int, mandatory bool) error {
 	if value == "" {
 		if mandatory {
 			return fmt.Errorf("%s: missing", name)
 		}
 		return nil
 	}
-	if len(value) > maxIDLen {
-		return fmt.Errorf("%s: longer than %d characters (got %d)", name, maxIDLen, len(value))
+	if len(value) > limit {
+		return fmt.Errorf("%s: longer than %d characters (got %d)", name, limit, len(value))
 	}
 	for i := range len(value) {
 		if c := value[i]; c < ' ' || c > '~' || c == '"' || c == '\'' || c == '\\' {
@@ -104,16 +101,16 @@ func checkTimes(r reporter.UsageRecord) error {
 	return nil
 }
 
-// checkQuantity demands a positive amount of at most 12 digits, 4 of them after the point.
-func checkQuantity(q meter.Quantity) error {
+// checkQuantity demands a positive amount within the limits: 12 digits, 4 of them after the point, in the built-in profile.
+func checkQuantity(q meter.Quantity, limits reporter.Limits) error {
 	switch {
 	case q.Sign() <= 0:
 		return fmt.Errorf("quantity: must be above zero (got %s); nothing is reported for an idle window", clip(q.String()))
-	case q.Cmp(maxQuantity()) > 0:
+	case q.Cmp(limits.MaxQuantity) > 0:
 		return fmt.Errorf("quantity: above %s (got %s); bill a larger unit by setting the meter's scale",
-			maxQuantity(), clip(q.String()))
-	case !q.Decimal().Equal(q.Decimal().Truncate(quantityScale)):
-		return fmt.Errorf("quantity: more than %d decimals (got %s)", quantityScale, clip(q.String()))
+			limits.MaxQuantity, clip(q.String()))
+	case !q.Decimal().Equal(q.Decimal().Truncate(limits.Scale)):
+		return fmt.Errorf("quantity: more than %d decimals (got %s)", limits.Scale, clip(q.String()))
 	}
 	return nil
 }

@@ -37,6 +37,9 @@ type Client struct {
 
 	turn     chan struct{} // holds one token: the right to make a call
 	lastCall time.Time     // beginning of the last attempt; guarded by turn
+
+	probes http.RoundTripper // makes a fresh connection for each request
+	seen   seenClock
 }
 
 var _ reporter.Marketplace = (*Client)(nil)
@@ -53,7 +56,7 @@ func New(o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		Rules:     Rules{API: s.API, MaxBatch: s.MaxBatch},
+		Rules:     Rules{API: s.API, MaxBatch: s.MaxBatch, Profile: s.Profile},
 		endpoints: s.endpoints, https: newTransport(s), redact: redactor(s.SellerKey, s.SecretKey),
 		timeout: s.Timeout, spacing: s.Spacing, now: s.Now, sleep: s.Sleep,
 		log: s.Logger.With("component", "koogallery"), turn: make(chan struct{}, 1),
@@ -67,6 +70,7 @@ func New(o Options) (*Client, error) {
 	} else {
 		c.auth, c.encode = newHMACAuth(s.SellerKey, s.Rand), encodeNew
 	}
+	c.probes = newProbeTransport(s)
 	c.turn <- struct{}{}
 	return c, nil
 }
@@ -220,6 +224,7 @@ func (c *Client) attempt(ctx context.Context, ep endpoint, body []byte, shift ti
 	ended := c.now()
 	out.latency = ended.Sub(started)
 	out.offset = offsetFrom(resp.Header.Get("Date"), started, ended)
+	c.seen.note(out.offset, ended)
 	out.retry = retryAfter(resp.Header.Get("Retry-After"), out.offset, ended)
 	switch {
 	case err != nil:
@@ -280,6 +285,7 @@ func (c *Client) result(
 	if res.Class == reporter.ClassAccepted {
 		c.takeRefusals(ctx, &res, ans, batch)
 	} else if n := len(ans.abnormal); n > 0 {
+		res.Refused, _ = c.refusals(ans, batch) // for a person to read: these records were not taken in any case
 		res.Message = clean(fmt.Sprintf("%s (lists %d abnormal records)", res.Message, n))
 	}
 	return res
@@ -309,17 +315,23 @@ func (c *Client) annotate(res *reporter.Result, out outcome) {
 func (c *Client) takeRefusals(
 	ctx context.Context, res *reporter.Result, ans answer, batch []reporter.UsageRecord,
 ) {
-	refused, strays := ans.refusals(batch)
-	for sn, r := range refused {
-		r.Code, r.Message = c.redact(r.Code), c.redact(r.Message)
-		refused[sn] = r
-	}
+	refused, strays := c.refusals(ans, batch)
 	res.Refused = refused
 	if strays > 0 {
 		c.log.WarnContext(ctx, "the answer lists abnormal records that were not in the batch",
 			"count", strays, "batch_size", len(batch))
 		res.Message = clean(fmt.Sprintf("%s (%d abnormal entries name no record of this batch)", res.Message, strays))
 	}
+}
+
+// refusals gives the entries of the answer to the records of the batch.
+func (c *Client) refusals(ans answer, batch []reporter.UsageRecord) (map[reporter.MeteringSN]reporter.Refusal, int) {
+	refused, strays := ans.refusals(batch)
+	for sn, r := range refused {
+		r.Code, r.Message, r.Raw = c.redact(r.Code), c.redact(r.Message), c.redact(r.Raw)
+		refused[sn] = r
+	}
+	return refused, strays
 }
 
 // space waits until the next attempt may begin.

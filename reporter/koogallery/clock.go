@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -66,4 +67,29 @@ func retryAfter(value string, offset clockOffset, now time.Time) time.Duration {
 		return 0
 	}
 	return min(max(at.Sub(now.Add(offset.ahead)).Round(time.Second), 0), maxRetryAfter)
+}
+
+// seenClock remembers the marketplace's clock as it was last seen.
+type seenClock struct {
+	mu    sync.Mutex
+	ahead time.Duration // of the marketplace's clock before ours
+	at    time.Time     // by our clock; zero: never
+}
+
+func (s *seenClock) note(o clockOffset, at time.Time) {
+	if !o.known {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ahead, s.at = o.ahead, at
+}
+
+// ClockOffset returns how far our clock was ahead of the marketplace's (negative: behind) by its last answer with a Date header,
+// to any call or probe, and when that was by our clock; ok is false before the first. The header has whole seconds, so offsets
+// of a few seconds mean nothing.
+func (c *Client) ClockOffset() (offset time.Duration, at time.Time, ok bool) {
+	c.seen.mu.Lock()
+	defer c.seen.mu.Unlock()
+	return -c.seen.ahead, c.seen.at, !c.seen.at.IsZero()
 }

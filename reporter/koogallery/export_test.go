@@ -22,7 +22,6 @@ var (
 	MaxMessage  = maxMessage
 	NewNonce    = newNonce
 	Canonical   = sdkCanonicalRequest
-	SiteURLs    = siteURLs
 	ToNewRecord = toNewRecord
 
 	LoopbackControl = loopbackControl

@@ -36,13 +36,6 @@ const (
 	APIOld API = "old" // signed by AK/SK, without record numbers; for products integrated before the new one existed
 )
 
-// siteURLs are the documented addresses.
-var siteURLs = map[Site]struct{ primary, fallback string }{
-	SiteChina:         {"https://mkt.myhuaweicloud.com", "https://mkt.myhuaweicloud.cn"},
-	SiteInternational: {"https://mkt-intl.myhuaweicloud.com", "https://mkt.myhuaweicloud.cn"},
-	SiteEurope:        {"https://mkt.myhuaweicloud.eu", ""},
-}
-
 // Defaults of [Options].
 const (
 	DefaultTimeout = 30 * time.Second
@@ -61,8 +54,8 @@ type Options struct {
 
 	// Fallback permits the site's documented second domain where the first can't be connected.
 	Fallback bool
-	// FallbackAcrossSites permits it where it belongs to another site: that is so for SiteInternational, whose
-	// documented fallback is the China site's.
+	// FallbackAcrossSites permits it where the profile says that it belongs to another site: that is so for SiteInternational,
+	// whose documented fallback is the China site's.
 	FallbackAcrossSites bool
 	// FallbackURL replaces the documented second domain. With BaseURL there is no other fallback. Fallback must be set.
 	FallbackURL string
@@ -75,11 +68,14 @@ type Options struct {
 	AccessKey string
 	SecretKey Secret
 
+	// Profile holds the marketplace's limits and addresses; nil means the built-in one.
+	Profile *Profile
+
 	// Timeout bounds one attempt; 0 means DefaultTimeout.
 	Timeout time.Duration
 	// Spacing is the least time between the beginnings of two attempts; 0 means none.
 	Spacing time.Duration
-	// MaxBatch is the largest number of records in a call; 0 means MaxRecords, which it must not exceed.
+	// MaxBatch is the largest number of records in a call; 0 means the profile's, which it must not exceed.
 	MaxBatch int
 
 	// CAFile is a PEM file of authorities trusted in addition to the system's. The certificate is always verified.
@@ -134,8 +130,11 @@ func (o Options) validate() (settings, error) {
 	if o.Timeout < 0 || o.Spacing < 0 {
 		fault("timeout, spacing: must not be negative (got %s, %s)", o.Timeout, o.Spacing)
 	}
-	if o.MaxBatch < 0 || o.MaxBatch > MaxRecords {
-		fault("max_batch: must be 1 to %d (got %d)", MaxRecords, o.MaxBatch)
+	if o.Profile == nil {
+		o.Profile = BuiltinProfile()
+	}
+	if highest := o.Profile.limits.MaxBatch; o.MaxBatch < 0 || o.MaxBatch > highest {
+		fault("max_batch: must be 1 to %d (got %d)", highest, o.MaxBatch)
 	}
 	if o.Now == nil {
 		fault("now: a clock is mandatory")
@@ -156,7 +155,7 @@ func (o *Options) setDefaults() {
 		o.Timeout = DefaultTimeout
 	}
 	if o.MaxBatch == 0 {
-		o.MaxBatch = MaxRecords
+		o.MaxBatch = o.Profile.limits.MaxBatch
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader
@@ -171,18 +170,20 @@ func (o *Options) setDefaults() {
 
 // endpoints returns the address to call and, where permitted, the one to fall back to.
 func (o Options) endpoints() ([]endpoint, error) {
+	profile := o.Profile
+	if profile == nil {
+		profile = BuiltinProfile()
+	}
+	site, known := profile.sites[o.Site]
+	if !known && (o.BaseURL == "" || o.Site != "") {
+		return nil, fmt.Errorf("koogallery.site: must be one of %s (got %q)", profile.siteList(), o.Site)
+	}
 	primary, fallback := o.BaseURL, o.FallbackURL
 	if primary == "" {
-		site, ok := siteURLs[o.Site]
-		if !ok {
-			return nil, fmt.Errorf("koogallery.site: must be china, international or europe (got %q)", o.Site)
+		primary = site.baseURL
+		if fallback == "" && (site.fallbackSite == o.Site || o.FallbackAcrossSites) {
+			fallback = site.fallbackURL
 		}
-		primary = site.primary
-		if fallback == "" && (o.Site != SiteInternational || o.FallbackAcrossSites) {
-			fallback = site.fallback
-		}
-	} else if _, ok := siteURLs[o.Site]; !ok && o.Site != "" {
-		return nil, fmt.Errorf("koogallery.site: must be china, international or europe (got %q)", o.Site)
 	}
 	first, err := o.endpoint("base_url", primary)
 	if !o.Fallback || fallback == "" {

@@ -189,9 +189,9 @@ func TestTimeout(t *testing.T) {
 func TestCancelledInFlight(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
-	m := newMarketplace(t, func(http.ResponseWriter, *http.Request) {
+	m := newMarketplace(t, func(_ http.ResponseWriter, r *http.Request) {
 		cancel(errors.New("stopping"))
-		<-ctx.Done()
+		<-r.Context().Done() // until the client has hung up: it must not get an answer after all
 	})
 	res := newClient(t, options(m.URL)).Push(ctx, demoBatch(1))
 	wantClass(t, res, reporter.ClassUnknown)
