@@ -14,7 +14,7 @@ import (
 )
 
 // ErrBadQuery marks a query that can't be answered as asked; the message says what to change.
-var ErrBadQuery = errors.New("bad query")
+var ErrBadQuery = meter.ErrBadQuery
 
 // subjectName is the name of the subject in GroupBy and Filter.
 const subjectName = "subject"
