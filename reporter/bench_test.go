@@ -25,7 +25,7 @@ func (b *nullBooks) FirstEventHour(context.Context) (meter.Window, bool, error) 
 	return noon, true, nil
 }
 
-func (b *nullBooks) AggregateWindow(_ context.Context, _ meter.Window, _ []meter.Meter, yield func(reporter.WindowUsage) error) error {
+func (b *nullBooks) AggregateWindow(_ context.Context, _ reporter.Scope, _ []meter.Meter, yield func(reporter.WindowUsage) error) error {
 	for i := range b.n {
 		u := reporter.WindowUsage{
 			Subject: fmt.Sprintf("7f141bf1-aec8-4859-8323-%012d", i), Meter: "tokens", Quantity: meter.NewQuantity(int64(i)*1237+1000, -2), Events: 100,
@@ -37,23 +37,21 @@ func (b *nullBooks) AggregateWindow(_ context.Context, _ meter.Window, _ []meter
 	return nil
 }
 
-func (b *nullBooks) WriteUsage(context.Context, []reporter.HourlyUsage) error { return nil }
-
-func (b *nullBooks) WriteRecords(_ context.Context, records []reporter.BillRecord) error {
+func (b *nullBooks) WriteRows(_ context.Context, _ reporter.Booking, rows reporter.Rows) error {
 	if b.keep {
-		b.records = append(b.records, records...)
+		b.records = append(b.records, rows.Records...)
 	}
 	return nil
 }
 
-func (b *nullBooks) WriteClose(context.Context, reporter.WindowClose) error { return nil }
+func (b *nullBooks) Commit(context.Context, reporter.Booking) error { return nil }
 
-func (b *nullBooks) UnsettledWindows(context.Context) ([]reporter.WindowClose, error) {
-	return []reporter.WindowClose{{Window: noon}}, nil
+func (b *nullBooks) UnsettledBookings(context.Context) ([]reporter.Booking, error) {
+	return []reporter.Booking{{Window: noon}}, nil
 }
 
 // DueRecords pages through the records by their place, which after encodes.
-func (b *nullBooks) DueRecords(_ context.Context, _ reporter.WindowClose, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
+func (b *nullBooks) DueRecords(_ context.Context, _ reporter.Booking, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
 	start := 0
 	if limit == 1 {
 		return nil, nil
@@ -68,7 +66,7 @@ func (b *nullBooks) DueRecords(_ context.Context, _ reporter.WindowClose, after 
 
 func (b *nullBooks) AppendTransitions(context.Context, []reporter.Transition) error { return nil }
 
-func (b *nullBooks) SettleWindow(context.Context, reporter.WindowClose) error { return nil }
+func (b *nullBooks) SettleBooking(context.Context, reporter.Booking) error { return nil }
 
 // nullMarketplace accepts everything and remembers nothing.
 type nullMarketplace struct{ limits reporter.Limits }

@@ -132,6 +132,8 @@ type draft struct {
 	k      *bookkeeper
 	rows   Rows // not written yet
 	queued int
+	// abandoned says that nothing of this attempt will count: nothing more is written.
+	abandoned bool
 
 	states      map[State]uint64 // records by first state
 	adjustments []Adjustment     // all of them, to be told once they count
@@ -222,6 +224,9 @@ func (d *draft) spill(ctx context.Context) error {
 
 // write writes what is queued.
 func (d *draft) write(ctx context.Context) error {
+	if d.abandoned {
+		d.rows, d.queued = Rows{}, 0
+	}
 	if d.queued == 0 {
 		return nil
 	}

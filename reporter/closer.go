@@ -193,11 +193,11 @@ func (c *Closer) closeSome(ctx context.Context, until time.Time, limit int) (Clo
 		return sum, fmt.Errorf("close windows until %s: it is only %s: %w",
 			until.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), ErrFuture)
 	}
-	next, err := c.start(ctx, until)
+	next, last, err := c.start(ctx, until)
 	if err != nil {
 		return sum, err
 	}
-	recountErr := c.recountStale(ctx, &sum)
+	recountErr := c.recountStale(ctx, last, &sum)
 	return sum, errors.Join(recountErr, c.closeHours(ctx, next, until, limit, &sum))
 }
 
@@ -207,7 +207,7 @@ func (c *Closer) closeHours(ctx context.Context, next meter.Window, until time.T
 		d, err := c.closeHour(ctx, next)
 		switch {
 		case errors.Is(err, errNothing): // somebody else closed it; go on from there
-			if next, err = c.start(ctx, until); err != nil {
+			if next, _, err = c.start(ctx, until); err != nil {
 				return err
 			}
 		case err != nil:
@@ -239,42 +239,30 @@ func (c *Closer) setLastClosed(w Booking) {
 // due reports whether w may be closed at until.
 func (c *Closer) due(w meter.Window, until time.Time) bool { return !w.End.Add(c.o.Grace).After(until) }
 
-// start finds the first window to close and passes the barrier when there is one to close. The zero window means none.
-func (c *Closer) start(ctx context.Context, until time.Time) (meter.Window, error) {
-	last, ok, err := c.o.Books.LastClosed(ctx)
+// start finds the first hour to close, and passes the barrier when there is one; the zero window means none. last is the
+// last closed hour before that, zero if there is none.
+func (c *Closer) start(ctx context.Context, until time.Time) (next, last meter.Window, err error) {
+	closed, ok, err := c.o.Books.LastClosed(ctx)
 	if err != nil {
-		return meter.Window{}, fmt.Errorf("read last closed window: %w", err)
+		return next, last, fmt.Errorf("read last closed window: %w", err)
 	}
 	if ok {
-		c.setLastClosed(last)
-	}
-	if ok && !c.due(last.Window.Next(), until) {
-		return meter.Window{}, nil
+		c.setLastClosed(closed)
+		last, next = closed.Window, closed.Window.Next()
+		if !c.due(next, until) {
+			return meter.Window{}, last, nil
+		}
+		return next, last, c.flush(ctx)
 	}
 	if err := c.flush(ctx); err != nil {
-		return meter.Window{}, err
-	}
-	return c.firstOpen(ctx)
-}
-
-// firstOpen returns the first hour that is not closed; zero when there is no event yet.
-func (c *Closer) firstOpen(ctx context.Context) (meter.Window, error) {
-	last, ok, err := c.o.Books.LastClosed(ctx)
-	if err != nil {
-		return meter.Window{}, fmt.Errorf("read last closed window: %w", err)
-	}
-	if ok {
-		return last.Window.Next(), nil
+		return next, last, err
 	}
 	// Only after the barrier: the very first events may still have been in the spool.
-	w, ok, err := c.o.Books.FirstEventHour(ctx)
+	next, _, err = c.o.Books.FirstEventHour(ctx)
 	if err != nil {
-		return meter.Window{}, fmt.Errorf("read hour of the first event: %w", err)
+		return next, last, fmt.Errorf("read hour of the first event: %w", err)
 	}
-	if !ok {
-		return meter.Window{}, nil
-	}
-	return w, nil
+	return next, last, nil
 }
 
 // flush passes the barrier.

@@ -11,7 +11,7 @@ import (
 func TestCursor(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 11, 23, 1, 0, 0, 0, time.UTC)
-	cursor := reporter.Cursor(reporter.BillRecord{SN: "0123abcd", Window: meter.HourOf(start)})
+	cursor := reporter.Cursor(reporter.BillRecord{SN: "0123abcd", Booked: meter.HourOf(start)})
 	gotStart, gotSN, err := reporter.ParseCursor(cursor)
 	if err != nil || !gotStart.Equal(start) || gotSN != "0123abcd" {
 		t.Errorf("ParseCursor(%q) = %s, %q, %v", cursor, gotStart, gotSN, err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/meterd/meterd/meter"
 )
@@ -320,19 +319,19 @@ func (k *Desk) successor(r BillRecord) (BillRecord, error) {
 
 // bookingOf finds the booking of a record, if the books can tell.
 func (k *Desk) bookingOf(ctx context.Context, r BillRecord) (Booking, error) {
-	unknown := Booking{Kind: BookingResend, Version: r.Version, Window: r.Booked}
-	books, ok := k.o.Books.(bookingReader)
+	b := Booking{Kind: BookingResend, Version: r.Version, Window: r.Booked}
+	books, ok := k.o.Books.(interface {
+		BookingByVersion(ctx context.Context, version uint64) (Booking, bool, error)
+	})
 	if !ok {
-		return unknown, nil
+		return b, nil
 	}
-	bookings, err := books.Bookings(ctx, r.Booked.Start, r.Booked.Start.Add(time.Hour))
+	found, ok, err := books.BookingByVersion(ctx, r.Version)
 	if err != nil {
-		return unknown, fmt.Errorf("read bookings: %w", err)
+		return b, fmt.Errorf("read booking: %w", err)
 	}
-	for _, b := range bookings {
-		if b.Version == r.Version {
-			return b, nil
-		}
+	if ok {
+		b = found
 	}
-	return unknown, nil
+	return b, nil
 }

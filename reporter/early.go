@@ -49,12 +49,12 @@ func (c *Closer) CloseInstance(ctx context.Context, e EarlyClose) (Booking, erro
 	}
 	slices.Sort(subjects)
 	subjects = slices.Compact(subjects)
-	if err := c.recountOf(ctx, subjects); err != nil {
+	now := c.o.Now()
+	next, last, err := c.start(ctx, now)
+	if err != nil {
 		return Booking{}, err
 	}
-	now := c.o.Now()
-	next, err := c.start(ctx, now)
-	if err != nil {
+	if err := c.recountOf(ctx, last, subjects); err != nil {
 		return Booking{}, err
 	}
 	if err := c.closeHours(ctx, next, now, 0, &ClosedSummary{}); err != nil {
@@ -183,4 +183,20 @@ func (c *Closer) CatchUpLives(ctx context.Context) (int, error) {
 		done++
 	}
 	return done, errors.Join(errs...)
+}
+
+// firstOpen returns the first hour that is not closed; zero when nothing was closed and there is no event yet.
+func (c *Closer) firstOpen(ctx context.Context) (meter.Window, error) {
+	last, ok, err := c.o.Books.LastClosed(ctx)
+	if err != nil {
+		return meter.Window{}, fmt.Errorf("read last closed window: %w", err)
+	}
+	if ok {
+		return last.Window.Next(), nil
+	}
+	w, _, err := c.o.Books.FirstEventHour(ctx)
+	if err != nil {
+		return w, fmt.Errorf("read hour of the first event: %w", err)
+	}
+	return w, nil
 }

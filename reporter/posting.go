@@ -359,6 +359,7 @@ func (p *posting) claim(instance string, account SubjectMeter) (others string) {
 	case !claimed:
 		p.claims[instance] = account
 	case first != account:
+		p.abandoned = true
 		if len(p.collisions[instance]) == 0 {
 			p.collisions[instance] = []SubjectMeter{first}
 		}

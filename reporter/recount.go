@@ -13,8 +13,8 @@ import (
 const recountLimit = 100
 
 // recountStale counts closed hours again for which something arrived, oldest first.
-func (c *Closer) recountStale(ctx context.Context, sum *ClosedSummary) error {
-	stale, err := c.stale(ctx)
+func (c *Closer) recountStale(ctx context.Context, last meter.Window, sum *ClosedSummary) error {
+	stale, err := c.stale(ctx, last)
 	if err != nil {
 		return err
 	}
@@ -33,16 +33,12 @@ func (c *Closer) recountStale(ctx context.Context, sum *ClosedSummary) error {
 	return errors.Join(errs...)
 }
 
-// stale returns the closed hours that have to be counted again; none before the first close.
-func (c *Closer) stale(ctx context.Context) ([]StaleHour, error) {
-	last, ok, err := c.o.Books.LastClosed(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read last closed window: %w", err)
-	}
-	if !ok {
+// stale returns hours up to the last closed one that have to be counted again; none before the first close.
+func (c *Closer) stale(ctx context.Context, last meter.Window) ([]StaleHour, error) {
+	if last.IsZero() {
 		return nil, nil
 	}
-	stale, err := c.o.Books.StaleHours(ctx, last.Window.End, recountLimit)
+	stale, err := c.o.Books.StaleHours(ctx, last.End, recountLimit)
 	if err != nil {
 		return nil, fmt.Errorf("read hours to be counted again: %w", err)
 	}
@@ -71,9 +67,9 @@ func (c *Closer) recount(ctx context.Context, h StaleHour) (*draft, error) {
 }
 
 // recountOf recounts the stale hours that concern one of the subjects.
-func (c *Closer) recountOf(ctx context.Context, subjects []string) error {
+func (c *Closer) recountOf(ctx context.Context, last meter.Window, subjects []string) error {
 	for done := map[meter.Window]bool{}; ; {
-		stale, err := c.stale(ctx)
+		stale, err := c.stale(ctx, last)
 		if err != nil {
 			return err
 		}

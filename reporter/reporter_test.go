@@ -68,7 +68,7 @@ func TestRunOnceDeliversAndSettles(t *testing.T) {
 		t.Errorf("path = %s, want pending sending accepted", path)
 	}
 	wantLast := reporter.Transition{
-		SN: rec.SN, Window: noon, Seq: 3, State: reporter.StateAccepted, At: b.clock.Now(), Attempt: 1, Endpoint: "primary",
+		SN: rec.SN, Booked: noon, Seq: 3, State: reporter.StateAccepted, At: b.clock.Now(), Attempt: 1, Endpoint: "primary",
 		Code: "OK", RequestHash: "abc", Latency: time.Second,
 	}
 	if diff := cmp.Diff(wantLast, rec.Last); diff != "" {
@@ -344,7 +344,7 @@ type lateBooks struct {
 	hidden reporter.MeteringSN
 }
 
-func (l lateBooks) DueRecords(ctx context.Context, c reporter.WindowClose, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
+func (l lateBooks) DueRecords(ctx context.Context, c reporter.Booking, after reporter.MeteringSN, limit int) ([]reporter.BillRecord, error) {
 	recs, err := l.Books.DueRecords(ctx, c, after, limit)
 	if limit == 1 {
 		return recs, err

@@ -65,7 +65,7 @@ func TestStateNumbersNeverChange(t *testing.T) {
 	}
 	want := []string{
 		"pending", "sending", "accepted", "confirmed", "failed", "unknown", "rejected", "expired", "held", "written_off",
-		"unbillable", "carried", "shadowed", "dry_run",
+		"unbillable", "carried", "shadowed", "dry_run", "replaced",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("States() differ (-want +got):\n%s", diff)
