@@ -25,6 +25,7 @@ var fakeSecrets = []string{
 	"METERD_KOOGALLERY_SELLER_KEY=fake-seller-key-never-shown",
 	"METERD_KOOGALLERY_SECRET_KEY=fake-secret-key-never-shown",
 	"METERD_STORE_PASSWORD=fake-password-never-shown",
+	"METERD_REPORTING_SHADOW_KEY=fake-shadow-key-never-shown",
 	"METERD_KEY_A=fake-key-a-0123456789-never-shown",
 	"METERD_KEY_SHORT=fake-key",
 	"METERD_KEY_SPACE=fake key with some spaces never-shown",

@@ -11,7 +11,9 @@ import (
 const envPrefix = "METERD_"
 
 // secretVariables carry secrets that have a *_file key in the file.
-var secretVariables = []string{"METERD_STORE_PASSWORD", "METERD_KOOGALLERY_SELLER_KEY", "METERD_KOOGALLERY_SECRET_KEY"}
+var secretVariables = []string{
+	"METERD_STORE_PASSWORD", "METERD_KOOGALLERY_SELLER_KEY", "METERD_KOOGALLERY_SECRET_KEY", "METERD_REPORTING_SHADOW_KEY",
+}
 
 // otherVariables are read elsewhere and are no keys: METERD_SERVER, METERD_URL and METERD_KEY by the commands that ask a
 // daemon. METERD_KEY_… hold API keys named by server.keys.key_env; METERD_BINARY, METERD_REQUIRE_ENGINES, METERD_TEST_…

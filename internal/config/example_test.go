@@ -50,6 +50,7 @@ func TestExample_HasEveryKey(t *testing.T) {
 	t.Parallel()
 	all := config.Default()
 	all.Server.Keys = []config.Key{{}}
+	all.Products = []config.Product{{}}
 	all.Meters = []config.Meter{{}}
 	all.Mappings = []config.Mapping{{}}
 	want := keysOf(t, printed(t, all))
@@ -75,8 +76,9 @@ func TestExample_CommentedBlocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.Server.Keys) != 1 || len(cfg.Meters) != 1 || len(cfg.Mappings) != 1 {
-		t.Errorf("got %d keys, %d meters, %d mappings; want one of each", len(cfg.Server.Keys), len(cfg.Meters), len(cfg.Mappings))
+	if len(cfg.Server.Keys) != 1 || len(cfg.Products) != 1 || len(cfg.Meters) != 1 || len(cfg.Mappings) != 1 {
+		t.Errorf("got %d keys, %d products, %d meters, %d mappings; want one of each",
+			len(cfg.Server.Keys), len(cfg.Products), len(cfg.Meters), len(cfg.Mappings))
 	}
 }
 

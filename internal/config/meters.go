@@ -28,7 +28,7 @@ func (m Meter) convert(at string, faults *Faults) meter.Meter {
 	}
 	out := meter.Meter{
 		Slug: m.Slug, Description: m.Description, EventType: m.EventType, Unit: m.Unit,
-		Billed: m.Billed, Instance: m.Instance, ProductID: m.ProductID,
+		Billed: m.Billed, Instance: m.Instance, ProductID: m.ProductID, Product: m.Product, Late: m.Late,
 	}
 	var err error
 	if m.Aggregation != "" {
@@ -52,6 +52,13 @@ func (m Meter) convert(at string, faults *Faults) meter.Meter {
 		report("scale", fmt.Errorf("must be positive (got %q)", shorten(m.Scale)))
 	} else if err != nil {
 		report("scale", fmt.Errorf("%w (got %q)", err, shorten(m.Scale)))
+	}
+	if m.Price != "" {
+		if out.Price, err = meter.ParseQuantity([]byte(m.Price)); errors.Is(err, meter.ErrNegativeQuantity) {
+			report("price", fmt.Errorf("must not be negative (got %q)", shorten(m.Price)))
+		} else if err != nil {
+			report("price", fmt.Errorf("%w (got %q)", err, shorten(m.Price)))
+		}
 	}
 	for _, err := range flatten(out.Validate()) {
 		key, message, ok := strings.Cut(err.Error(), ": ")
@@ -84,6 +91,7 @@ func (c Config) checkMeters(faults *Faults) {
 	for i, m := range c.Meters {
 		at := entryKey("meters", i)
 		m.convert(at, faults)
+		c.checkMeterProduct(at, m, faults)
 		if first, ok := slugs[m.Slug]; ok {
 			faults.add(at+".slug", fmt.Sprintf("%q is already the slug of %s", shorten(m.Slug), entryKey("meters", first)))
 		} else {

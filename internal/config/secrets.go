@@ -30,6 +30,7 @@ func (c *Config) readSecrets(env environment) (faults Faults, warnings []string)
 	read("store.password_file", "METERD_STORE_PASSWORD", c.Store.PasswordFile, &c.Store.Password)
 	read("koogallery.seller_key_file", "METERD_KOOGALLERY_SELLER_KEY", c.KooGallery.SellerKeyFile, &c.KooGallery.SellerKey)
 	read("koogallery.secret_key_file", "METERD_KOOGALLERY_SECRET_KEY", c.KooGallery.SecretKeyFile, &c.KooGallery.SecretKey)
+	read("reporting.shadow_key_file", "METERD_REPORTING_SHADOW_KEY", c.Reporting.ShadowKeyFile, &c.Reporting.ShadowKey)
 	for i := range c.Server.Keys {
 		k := &c.Server.Keys[i]
 		key := entryKey("server.keys", i)
@@ -124,6 +125,13 @@ func (c *Config) checkFiles() (faults Faults) {
 			faults.add(key, fmt.Sprintf("%s: %v", path, err))
 		case !x509.NewCertPool().AppendCertsFromPEM(text):
 			faults.add(key, path+": holds no certificate in PEM form")
+		}
+	}
+	if c.KooGallery.ProfileFile != "" {
+		if _, err := c.readProfile(); err != nil {
+			for _, fault := range flatten(err) {
+				faults.add("koogallery.profile_file", fmt.Sprintf("%s: %v", c.KooGallery.ProfileFile, fault))
+			}
 		}
 	}
 	if c.Store.Embedded && c.Store.EngineLibrary != "" {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+
+	"github.com/meterd/meterd/reporter/koogallery"
 )
 
 // marketplaceMaxAge is the oldest usage KooGallery takes (usage push, section 1.6).
@@ -27,7 +29,9 @@ func (c Config) validate() Faults {
 	c.checkStore(&faults)
 	c.checkClosing(&faults)
 	c.checkReporting(&faults)
+	c.checkShadow(&faults)
 	c.checkTelemetry(&faults)
+	c.checkProducts(&faults)
 	c.checkMeters(&faults)
 	c.checkMappings(&faults)
 	return faults
@@ -39,6 +43,9 @@ func (c Config) checkLimits(faults *Faults) {
 		value := f.value.Interface()
 		if f.tag.Get("required") == "yes" && f.value.IsZero() {
 			faults.add(f.key, "is required")
+			return
+		}
+		if f.tag.Get("optional") == "yes" && f.value.IsZero() {
 			return
 		}
 		if list := f.tag.Get("oneof"); list != "" && !oneOf(f.value.String(), list) {
@@ -99,11 +106,11 @@ func (c Config) checkKeys(faults *Faults) {
 			names[k.Name] = i
 		}
 		if len(k.Scopes) == 0 {
-			faults.add(at+".scopes", "needs at least one of ingest, query, admin")
+			faults.add(at+".scopes", "needs at least one of "+strings.ReplaceAll(scopes, " ", ", "))
 		}
 		for j, scope := range k.Scopes {
-			if !oneOf(scope, "ingest query admin") {
-				faults.add(at+".scopes", fmt.Sprintf("must be of ingest, query, admin (got %q)", shorten(scope)))
+			if !oneOf(scope, scopes) {
+				faults.add(at+".scopes", fmt.Sprintf("must be of %s (got %q)", strings.ReplaceAll(scopes, " ", ", "), shorten(scope)))
 			} else if slices.Contains(k.Scopes[:j], scope) {
 				faults.add(at+".scopes", fmt.Sprintf("names %s twice", scope))
 			}
@@ -162,6 +169,14 @@ func (c Config) checkStore(faults *Faults) {
 }
 
 func (c Config) checkClosing(faults *Faults) {
+	if c.Closing.DayZone != "" {
+		if _, err := koogallery.ParseZone(c.Closing.DayZone); err != nil {
+			faults.add("closing.day_zone", err.Error())
+		}
+	}
+	if c.Ingest.BackfillMaxAge < c.Ingest.MaxAge {
+		faults.add("ingest.backfill_max_age", fmt.Sprintf("must not be below max_age, %s (got %s)", c.Ingest.MaxAge, c.Ingest.BackfillMaxAge))
+	}
 	if c.Closing.Schedule == "" {
 		return
 	}
@@ -207,6 +222,38 @@ func (c Config) checkBaseURL(faults *Faults) {
 	if !c.KooGallery.AllowHTTP {
 		faults.add(key, "must be https://; http:// is possible for loopback addresses with allow_http = true")
 	} else if !isLoopback(net.JoinHostPort(u.Hostname(), "80")) {
+		faults.add(key, fmt.Sprintf("http:// is permitted for loopback addresses only (got host %q)", u.Hostname()))
+	}
+}
+
+// checkShadow makes sure that shadow records can't be billed: they must not go to any of the marketplace's own addresses.
+func (c Config) checkShadow(faults *Faults) {
+	const key = "reporting.shadow_base_url"
+	r := c.Reporting
+	if r.ShadowBaseURL == "" {
+		if r.ShadowKeyFile != "" {
+			faults.add("reporting.shadow_key_file", "needs shadow_base_url")
+		}
+		return
+	}
+	if c.KooGallery.API == "old" {
+		faults.add(key, "a shadow destination speaks koogallery.api = \"new\" only")
+	}
+	if r.ShadowKey.IsZero() {
+		faults.add("reporting.shadow_key_file", "shadow_base_url needs a key: name its file here or set METERD_REPORTING_SHADOW_KEY")
+	}
+	u := checkURL(faults, key, r.ShadowBaseURL)
+	if u == nil {
+		return
+	}
+	loopback := isLoopback(net.JoinHostPort(u.Hostname(), "80"))
+	live, err := url.Parse(c.KooGallery.BaseURL)
+	switch {
+	case koogallery.BuiltinProfile().OwnsHost(u.Hostname()):
+		faults.add(key, fmt.Sprintf("is the marketplace's own address, where shadow records would be billed (got host %q); use a sandbox", u.Hostname()))
+	case err == nil && c.KooGallery.BaseURL != "" && live.Scheme == u.Scheme && strings.EqualFold(live.Host, u.Host):
+		faults.add(key, "is koogallery.base_url, where shadow records would be billed; use another destination")
+	case u.Scheme == "http" && !loopback:
 		faults.add(key, fmt.Sprintf("http:// is permitted for loopback addresses only (got host %q)", u.Hostname()))
 	}
 }
