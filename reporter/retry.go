@@ -84,7 +84,7 @@ func (p RetryPolicy) Next(now, newestEnd time.Time, failures int, notBefore time
 	switch {
 	case age < p.Deadline:
 		left := p.Deadline - max(age, 0)
-		delay = min(p.Backoff.Delay(failures, random), max(left/8, p.Backoff.Min))
+		delay = min(p.Backoff.Delay(failures, random), max(left/4, p.Backoff.Min))
 	case age < p.LateLimit:
 		delay = jitter(p.LateInterval, random)
 	default:

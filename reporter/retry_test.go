@@ -60,7 +60,7 @@ func TestRetryPolicyNext(t *testing.T) {
 	}{
 		"first failure":          {5 * time.Minute, 1, 0, 2 * time.Second},
 		"many failures":          {5 * time.Minute, 9, 0, time.Minute},
-		"near the deadline":      {15*time.Minute - 30*time.Second, 9, 0, 15 * time.Second},
+		"near the deadline":      {15*time.Minute - 30*time.Second, 9, 0, 7500 * time.Millisecond},
 		"at the deadline's edge": {15*time.Minute - 1, 9, 0, 2 * time.Second},
 		"at the deadline":        {15 * time.Minute, 9, 0, 4 * time.Minute},
 		"late":                   {2*time.Hour - 1, 1, 0, 4 * time.Minute},

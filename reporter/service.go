@@ -47,11 +47,6 @@ type Guard interface {
 	Check(ctx context.Context) error
 }
 
-// lifeCatcher is implemented by closers that deal with releases and freezes that a process left behind when it ended.
-type lifeCatcher interface {
-	CatchUpLives(ctx context.Context) error
-}
-
 // Summary tells what one call of [Service.CloseNow] did.
 type Summary struct {
 	Closed    ClosedSummary `json:"closed"`
@@ -406,12 +401,15 @@ func (s *Service) catchUpLives(ctx context.Context) error {
 	s.mu.Lock()
 	done := s.livesDone
 	s.mu.Unlock()
-	catcher, ok := any(s.o.Closer).(lifeCatcher)
-	if done || !ok {
+	if done {
 		return nil
 	}
-	if err := catcher.CatchUpLives(ctx); err != nil {
+	billed, err := s.o.Closer.CatchUpLives(ctx)
+	if err != nil {
 		return fmt.Errorf("catch up releases and freezes: %w", err)
+	}
+	if billed > 0 {
+		s.log.Info("releases and freezes that were left behind are billed", "count", billed)
 	}
 	s.mu.Lock()
 	s.livesDone = true
