@@ -27,12 +27,13 @@ type ExplainBooks interface {
 	// BookingByVersion returns the booking whose rows have the version; ok is false when there is none.
 	BookingByVersion(ctx context.Context, version uint64) (b Booking, ok bool, err error)
 	// RecordBefore returns, with its last transition, the last record of r's account before r, in order of version, then
-	// start of the window, then SN; ok is false when r is the first.
+	// start of the window, then SN; ok is false when r is the first. Records that replace another are passed over: they
+	// repeat its amounts.
 	RecordBefore(ctx context.Context, r BillRecord) (before BillRecord, ok bool, err error)
 	// ReplacedBy returns the record that reports sn again; ok is false when there is none.
 	ReplacedBy(ctx context.Context, sn MeteringSN) (r BillRecord, ok bool, err error)
 	// UsageHistory returns every row of hourly usage of one account with window start in [from, to), replaced ones
-	// included, by window, then version.
+	// included, by window, then version. A zero from means from the beginning.
 	UsageHistory(ctx context.Context, a Account, from, to time.Time) ([]HourlyUsage, error)
 }
 
@@ -93,8 +94,8 @@ func (x *explainer) life(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("read record %s, which it replaces: %w", x.origin.Replaces, err)
 		}
-		if len(old) != 1 || old[0].Revision >= x.origin.Revision {
-			return fmt.Errorf("record %s, which it replaces, is missing or no earlier revision; run meterd verify", x.origin.Replaces)
+		if len(old) != 1 || old[0].Version >= x.origin.Version {
+			return fmt.Errorf("record %s, which it replaces, is missing or younger; run meterd verify", x.origin.Replaces)
 		}
 		if x.e.Replaces == nil {
 			x.e.Replaces = &old[0]
@@ -140,7 +141,7 @@ func (x *explainer) adjustments(ctx context.Context) error {
 			return fmt.Errorf("read the booking of the record before: %w", err)
 		}
 		if ok {
-			f.FromBooking = min(b.Number+1, f.ToBooking)
+			f.FromBooking = min(b.Number, f.ToBooking)
 		}
 	}
 	if x.e.Adjustments, err = x.books.Adjustments(ctx, f); err != nil {
@@ -157,8 +158,11 @@ func (x *explainer) usage(ctx context.Context) error {
 	if r.Booked.End.After(to) {
 		to = r.Booked.End
 	}
-	if b := x.e.Before; b != nil && b.Booked.End.Before(from) {
-		from = b.Booked.End
+	switch before := x.e.Before; {
+	case before != nil && before.Booked.End.Before(from):
+		from = before.Booked.End
+	case before == nil && !r.CarriedIn.IsZero():
+		from = time.Time{} // hours with too little for a record, however long ago
 	}
 	if err := x.readHistory(ctx, from, to); err != nil {
 		return err
@@ -235,7 +239,11 @@ func (x *explainer) carried() {
 	counted := x.countedBetween()
 	for i := range x.e.Adjustments {
 		a := &x.e.Adjustments[i]
-		if !x.between(a.Version) {
+		if x.swept(a) {
+			x.carry(a.Hour, a.Version, meter.Quantity{}.Sub(a.Quantity), a)
+			continue
+		}
+		if !x.between(a.Version, a.Hour) {
 			continue
 		}
 		at := place{a.Version, a.Hour.Start.UTC()}
@@ -266,9 +274,23 @@ type place struct {
 	hour    time.Time
 }
 
-// between reports whether a booking came after that of the record before and before that of the record.
-func (x *explainer) between(version uint64) bool {
-	return version < x.origin.Version && (x.e.Before == nil || version > x.e.Before.Version)
+// between reports whether what a booking did to an hour of the account went into the balance that the record carried in: the
+// booking came after that of the record before and before that of the record, or it is the same booking and the hour came
+// first, as when an instance with a daily cycle is released.
+func (x *explainer) between(version uint64, hour meter.Window) bool {
+	before, r := x.e.Before, &x.origin
+	if version == r.Version {
+		return hour.End.Before(r.Window.End) && (before == nil || before.Version < version || !hour.Start.Before(before.Window.End))
+	}
+	return version < r.Version && (before == nil || version > before.Version)
+}
+
+// swept reports whether the adjustment took away what the record before carried out, in the same booking: at the release of the
+// instance.
+func (x *explainer) swept(a *Adjustment) bool {
+	before := x.e.Before
+	return before != nil && a.Version == before.Version && a.Version < x.origin.Version && a.Into == IntoUnbillable && a.Of == "" &&
+		a.Record == "" && a.Quantity.Equal(before.CarriedOut)
 }
 
 // countedBetween is by how much each booking in between changed the usage of each hour.
@@ -277,7 +299,7 @@ func (x *explainer) countedBetween() map[place]meter.Quantity {
 	for rows := range x.hours() {
 		var before meter.Quantity
 		for _, row := range rows {
-			if x.between(row.Version) {
+			if x.between(row.Version, row.Window) {
 				counted[place{row.Version, row.Window.Start.UTC()}] = row.Quantity.Sub(before)
 			}
 			before = row.Quantity

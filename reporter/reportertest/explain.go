@@ -32,7 +32,10 @@ func (b *Books) RecordBefore(ctx context.Context, r reporter.BillRecord) (before
 	}
 	err = b.do(ctx, "RecordBefore", func(bool) {
 		for _, other := range b.counted() {
-			if other.Subject == r.Subject && other.Meter == r.Meter && byTime(other, r) < 0 && (!ok || byTime(other, before) > 0) {
+			if other.Subject != r.Subject || other.Meter != r.Meter || other.Replaces != "" || byTime(other, r) >= 0 {
+				continue
+			}
+			if !ok || byTime(other, before) > 0 {
 				before, ok = other, true
 			}
 		}
