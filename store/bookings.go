@@ -166,10 +166,14 @@ func (s *Store) addSettlements(ctx context.Context, list []reporter.Booking) err
 	return nil
 }
 
-// SettleBooking records that nothing of the booking is due any more. If something became due in the same moment, the
-// booking stays unsettled.
+// SettleBooking records that nothing of the booking is due any more since b.SettledAt, or now if that is zero. If something
+// became due in the same moment, the booking stays unsettled.
 func (s *Store) SettleBooking(ctx context.Context, b reporter.Booking) error {
-	err := s.settle(ctx, b.Number, s.cfg.Now())
+	at := b.SettledAt
+	if at.IsZero() {
+		at = s.cfg.Now()
+	}
+	err := s.settle(ctx, b.Number, at)
 	if err == nil {
 		var n uint64
 		if n, err = s.countDue(ctx, []reporter.Booking{b}); err == nil && n > 0 {

@@ -85,6 +85,9 @@ func (s *Store) commit(ctx context.Context, b reporter.Booking) error {
 	case holder != b.Version:
 		return taken(holder)
 	}
+	if b.Kind == reporter.BookingClose {
+		s.noteClosed(b.Window.End)
+	}
 	if err := s.dropOld(ctx, bookingPrefix, b.Number, keptViews); err != nil {
 		s.logger.Warn("old views of bookings not dropped", "err", err)
 	}

@@ -142,7 +142,7 @@ func openDuring(l reporter.Life, w meter.Window) bool {
 func before(at, t time.Time) bool { return !at.IsZero() && at.Before(t) }
 
 // ReleasedWithoutFinal returns releases and freezes that no booking of kind release or freeze has dealt with yet, oldest
-// first. A booking deals with every change of its instance up to its own time; a release also with freezes.
+// first. A booking deals with every change of its instance that was recorded by then; a release also with freezes.
 func (s *Store) ReleasedWithoutFinal(ctx context.Context, limit int) ([]reporter.LifeChange, error) {
 	if limit <= 0 {
 		return nil, nil
@@ -150,8 +150,8 @@ func (s *Store) ReleasedWithoutFinal(ctx context.Context, limit int) ([]reporter
 	done := fmt.Sprintf("SELECT instance_id, max(if(kind = %d, at, toInt64(0))) AS release_done, max(at) AS freeze_done FROM bookings"+
 		" WHERE kind IN (%[1]d, %d) GROUP BY instance_id", reporter.BookingRelease, reporter.BookingFreeze)
 	changes := fmt.Sprintf("SELECT %s FROM instance_changes FINAL WHERE kind IN (%d, %d)", lifeColumns, reporter.LifeFrozen, reporter.LifeReleased)
-	query := "SELECT " + lifeColumns + " FROM (" + changes + ") " + s.global + "ANY LEFT JOIN (" + done + ") USING instance_id" +
-		fmt.Sprintf(" WHERE at > if(kind = %d, release_done, freeze_done) ORDER BY at, instance_id, kind LIMIT %d", reporter.LifeReleased, limit)
+	query := "SELECT " + lifeColumns + " FROM (" + changes + ") AS changes " + s.global + "ANY LEFT JOIN (" + done + ") AS done USING instance_id" +
+		fmt.Sprintf(" WHERE recorded_at > if(kind = %d, release_done, freeze_done) ORDER BY at, instance_id, kind LIMIT %d", reporter.LifeReleased, limit)
 	var list []reporter.LifeChange
 	err := s.each(ctx, query, func(rows driver.Rows) error {
 		c, err := scanLifeChange(rows)

@@ -76,7 +76,7 @@ func measure(t *testing.T, config store.Config, pid func() int, events, subjects
 	again := batches[:max(1, len(batches)/10)]
 	ctx := t.Context()
 	aggregate := func() error {
-		return s.AggregateWindow(ctx, measureHour, meters, func(reporter.WindowUsage) error { return nil })
+		return s.AggregateWindow(ctx, reporter.Scope{Hour: measureHour}, meters, func(reporter.WindowUsage) error { return nil })
 	}
 	step("aggregate, unmerged", events, "events", aggregate)
 	step("aggregate, unmerged again", events, "events", aggregate)
@@ -209,36 +209,20 @@ func measureLedger(t *testing.T, s *store.Store, step func(string, int, string, 
 	ctx := t.Context()
 	w := measureHour
 	const chunk = 10_000
-	usage := make([]reporter.HourlyUsage, subjects)
-	records := make([]reporter.BillRecord, subjects)
-	for i := range records {
-		usage[i] = reporter.HourlyUsage{Window: w, Subject: subjectName(i), Meter: "tokens_in", Quantity: meter.NewQuantity(int64(i), -3), Events: 50, Version: 1}
-		r := reporter.BillRecord{
-			Seller: "default", InstanceID: "instance-" + strconv.Itoa(i), Subject: subjectName(i), Meter: "tokens_in", Window: w, Usage: usage[i].Quantity,
-			Scale: meter.NewQuantity(1, 0), Billed: meter.NewQuantity(int64(i), -3), CarriedOut: meter.NewQuantity(1, -6), RecordTime: w.End, Version: 1,
-		}
-		r.SN = r.Identity().SN()
-		r.Last = reporter.Transition{SN: r.SN, Window: w, Seq: 1, State: reporter.StatePending, At: w.End}
-		records[i] = r
+	c := reporter.Booking{
+		Number: 1, Version: 1, Kind: reporter.BookingClose, Window: w, At: w.End, Usages: uint64(subjects), Records: uint64(subjects), Balances: uint64(subjects),
 	}
-	step("write usage", subjects, "rows", func() error {
+	rows := measureRowsOf(c, subjects)
+	step("write rows", 3*subjects, "rows", func() error {
 		for i := 0; i < subjects; i += chunk {
-			if err := s.WriteUsage(ctx, usage[i:min(i+chunk, subjects)]); err != nil {
+			end := min(i+chunk, subjects)
+			if err := s.WriteRows(ctx, c, reporter.Rows{Usage: rows.Usage[i:end], Records: rows.Records[i:end], Balances: rows.Balances[i:end]}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	step("write records", subjects, "rows", func() error {
-		for i := 0; i < subjects; i += chunk {
-			if err := s.WriteRecords(ctx, records[i:min(i+chunk, subjects)]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	c := reporter.WindowClose{Window: w, Version: 1, ClosedAt: w.End, Usages: uint64(subjects), Records: uint64(subjects)}
-	step("write close", 1, "closes", func() error { return s.WriteClose(ctx, c) })
+	step("commit", 1, "bookings", func() error { return s.Commit(ctx, c) })
 	deliver := func(write bool) func() error {
 		return func() error {
 			after := reporter.MeteringSN("")
@@ -255,7 +239,7 @@ func measureLedger(t *testing.T, s *store.Store, step func(string, int, string, 
 					ts := make([]reporter.Transition, 0, len(page))
 					for i, r := range page {
 						if i > 0 || state == reporter.StateSending {
-							ts = append(ts, reporter.Transition{SN: r.SN, Window: w, Seq: uint32(seq + 2), State: state, At: w.End, Attempt: 1, Code: "MKT.0000", RequestHash: strings.Repeat("0", 64)})
+							ts = append(ts, reporter.Transition{SN: r.SN, Booked: w, Seq: uint32(seq + 2), State: state, At: w.End, Attempt: 1, Code: "MKT.0000", RequestHash: strings.Repeat("0", 64)})
 						}
 					}
 					if err := s.AppendTransitions(ctx, ts); err != nil {
@@ -268,7 +252,8 @@ func measureLedger(t *testing.T, s *store.Store, step func(string, int, string, 
 	step("page due records", subjects, "records", deliver(false))
 	step("page and write transitions", subjects, "records", deliver(true))
 	step("page the rest", 1, "passes", deliver(false))
-	step("remainders", subjects, "rows", func() error { _, err := s.Remainders(ctx, w.Next()); return err })
+	step("balances", subjects, "rows", func() error { _, err := s.Balances(ctx, nil); return err })
+	step("booked usage", subjects, "rows", func() error { _, err := s.BookedUsage(ctx, w, nil); return err })
 	step("usage of 100 subjects", 1, "queries", func() error {
 		var names []string
 		for i := range 100 {
@@ -277,6 +262,25 @@ func measureLedger(t *testing.T, s *store.Store, step func(string, int, string, 
 		_, err := s.SubjectUsage(ctx, names, w.Start.Add(-30*24*time.Hour), w.End)
 		return err
 	})
+}
+
+// measureRowsOf makes the rows of a close: usage, a record and a balance for each subject.
+func measureRowsOf(c reporter.Booking, subjects int) reporter.Rows {
+	var rows reporter.Rows
+	for i := range subjects {
+		u := reporter.HourlyUsage{
+			Window: c.Window, Subject: subjectName(i), Meter: "tokens_in", Quantity: meter.NewQuantity(int64(i), -3), Events: 50, Version: c.Version,
+		}
+		r := reporter.BillRecord{
+			Seller: "default", InstanceID: "instance-" + strconv.Itoa(i), Subject: u.Subject, Meter: u.Meter, Window: c.Window, Booked: c.Window,
+			Usage: u.Quantity, Scale: meter.NewQuantity(1, 0), Billed: u.Quantity, CarriedOut: meter.NewQuantity(1, -6), RecordTime: c.Window.End, Version: c.Version,
+		}
+		r.SN = r.Identity().SN()
+		r.Last = reporter.Transition{SN: r.SN, Booked: c.Window, Seq: 1, State: reporter.StatePending, At: c.Window.End}
+		rows.Usage, rows.Records = append(rows.Usage, u), append(rows.Records, r)
+		rows.Balances = append(rows.Balances, reporter.Balance{Subject: u.Subject, Meter: u.Meter, Quantity: r.CarriedOut})
+	}
+	return rows
 }
 
 func rawConn(t *testing.T, config store.Config) clickhouse.Conn {

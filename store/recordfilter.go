@@ -172,8 +172,3 @@ func cursorWhere(cursor string) (from time.Time, where clauses, err error) {
 	at := sqlTime(start)
 	return start, clauses{"booked_start >= " + at, "(booked_start > " + at + " OR sn > " + quote(string(sn)) + ")"}, nil
 }
-
-// compareRecords orders records by the hour they were booked in, then number.
-func compareRecords(x, y reporter.BillRecord) int {
-	return cmp.Or(x.Booked.Start.Compare(y.Booked.Start), cmp.Compare(x.SN, y.SN))
-}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,8 +113,7 @@ func (s *Store) recordHours(ctx context.Context, sns []reporter.MeteringSN) (str
 	return joinUnique(literals), wrap("find hours of records", err)
 }
 
-// RecordsBySN returns those of the records that count, whatever their state, with their last transition, by the hour they
-// were booked in, then number.
+// RecordsBySN returns those of the records that count, whatever their state, with their last transition, by number.
 func (s *Store) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) ([]reporter.BillRecord, error) {
 	const chunk = 1000 // of numbers in one query
 	var all []reporter.BillRecord
@@ -122,9 +122,9 @@ func (s *Store) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) ([]r
 		if err != nil {
 			return nil, fmt.Errorf("read bill records: %w", err)
 		}
+		slices.SortFunc(list, func(x, y reporter.BillRecord) int { return cmp.Compare(x.SN, y.SN) })
 		all = append(all, list...)
 	}
-	slices.SortFunc(all, compareRecords)
 	return all, nil
 }
 

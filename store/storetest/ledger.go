@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,43 +18,72 @@ import (
 	"github.com/meterd/meterd/store"
 )
 
-// newRecord is a plausible bill record, the nth of a window.
+// hourAt is the nth hour of the ledger's tests.
+func hourAt(n int) meter.Window { return meter.HourOf(base.Add(time.Duration(n) * time.Hour)) }
+
+// newRecord is a plausible bill record, the nth of an hour.
 func newRecord(n int, start time.Time) reporter.BillRecord {
 	w := meter.HourOf(start)
 	r := reporter.BillRecord{
 		Seller: "default", InstanceID: fmt.Sprintf("instance-%05d", n), ProductID: "product", Subject: fmt.Sprintf("tenant-%05d", n), Meter: "tokens",
-		Window: w, Usage: meter.MustParseQuantity("1234.5678"), CarriedIn: meter.MustParseQuantity("0.000000000000000001"),
-		Scale: meter.NewQuantity(1000, 0), RecordTime: w.End.Add(5*time.Minute + 123*time.Nanosecond), Package: "package-7", Version: 1,
+		Window: w, Mode: reporter.Mode(n % 3), Usage: meter.MustParseQuantity("1234.5678"), CarriedIn: meter.MustParseQuantity("0.000000000000000001"), //nolint:gosec // 0 to 2
+		Scale: meter.NewQuantity(1000, 0), RecordTime: w.End.Add(5*time.Minute + 123*time.Nanosecond), Package: "package-7",
 	}
 	r.Billed, r.CarriedOut = r.Usage.Add(r.CarriedIn).DivTruncate(r.Scale, 4)
 	r.SN = r.Identity().SN()
-	r.Last = reporter.Transition{SN: r.SN, Window: w, Seq: 1, State: reporter.StatePending, At: w.End.Add(5*time.Minute + 7*time.Nanosecond)}
+	r.Last = reporter.Transition{SN: r.SN, Seq: 1, State: reporter.StatePending, At: w.End.Add(5*time.Minute + 7*time.Nanosecond)}
 	return r
 }
 
-// closeWindow writes a whole close.
-func (s *suite) closeWindow(t *testing.T, w meter.Window, version uint64, usage []reporter.HourlyUsage, records []reporter.BillRecord) reporter.WindowClose {
+// draft is a booking that comes next, with its rows: what is the booking's is filled in.
+func (s *suite) draft(t *testing.T, kind reporter.BookingKind, w meter.Window, rows *reporter.Rows) reporter.Booking {
 	t.Helper()
-	for i := range usage {
-		usage[i].Window, usage[i].Version = w, version
+	last, _, err := s.store.LastBooking(t.Context())
+	if err != nil {
+		t.Fatalf("LastBooking: %v", err)
 	}
-	for i := range records {
-		records[i].Window, records[i].Version, records[i].Last.Window = w, version, w
+	b := reporter.Booking{
+		Number: last.Number + 1, Version: last.Version + 1000, Kind: kind, Window: w, At: w.End.Add(5*time.Minute + 9*time.Nanosecond), Events: 10,
+		Usages: uint64(len(rows.Usage)), Records: uint64(len(rows.Records)), Adjustments: uint64(len(rows.Adjustments)),
+		Balances: uint64(len(rows.Balances)), Covers: uint64(len(rows.Covers)),
 	}
-	if err := s.store.WriteUsage(t.Context(), usage); err != nil {
-		t.Fatalf("WriteUsage: %v", err)
+	fillIn(b, rows)
+	return b
+}
+
+func fillIn(b reporter.Booking, rows *reporter.Rows) {
+	for i := range rows.Usage {
+		if rows.Usage[i].Window.IsZero() {
+			rows.Usage[i].Window = b.Window
+		}
+		rows.Usage[i].Version = b.Version
 	}
-	if err := s.store.WriteRecords(t.Context(), records); err != nil {
-		t.Fatalf("WriteRecords: %v", err)
+	for i := range rows.Records {
+		r := &rows.Records[i]
+		r.Booked, r.Version, r.Last.Booked = b.Window, b.Version, b.Window
 	}
-	c := reporter.WindowClose{
-		Window: w, Version: version, ClosedAt: w.End.Add(5*time.Minute + 9*time.Nanosecond), Events: 10,
-		Usages: uint64(len(usage)), Records: uint64(len(records)),
+	for i := range rows.Adjustments {
+		a := &rows.Adjustments[i]
+		a.Booking, a.Version, a.Booked = b.Number, b.Version, b.Window
 	}
-	if err := s.store.WriteClose(t.Context(), c); err != nil {
-		t.Fatalf("WriteClose: %v", err)
+}
+
+// book writes a whole booking.
+func (s *suite) book(t *testing.T, kind reporter.BookingKind, w meter.Window, rows reporter.Rows) reporter.Booking {
+	t.Helper()
+	b := s.draft(t, kind, w, &rows)
+	s.write(t, b, rows)
+	if err := s.store.Commit(t.Context(), b); err != nil {
+		t.Fatalf("Commit: %v", err)
 	}
-	return c
+	return b
+}
+
+func (s *suite) write(t *testing.T, b reporter.Booking, rows reporter.Rows) {
+	t.Helper()
+	if err := s.store.WriteRows(t.Context(), b, rows); err != nil {
+		t.Fatalf("WriteRows: %v", err)
+	}
 }
 
 // recordSNs returns the numbers of records.
@@ -65,401 +95,303 @@ func recordSNs(records []reporter.BillRecord) []reporter.MeteringSN {
 	return sns
 }
 
-func (s *suite) due(t *testing.T, c reporter.WindowClose) []reporter.BillRecord {
-	t.Helper()
-	list, err := s.store.DueRecords(t.Context(), c, "", 10_000)
-	if err != nil {
-		t.Fatalf("DueRecords: %v", err)
+// must fails the test for an error of a read.
+func must[T any](v T, err error) func(t *testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
 	}
-	return list
 }
 
-func testClosing(t *testing.T, s *suite) {
-	w := meter.HourOf(base)
-	if _, ok, err := s.store.LastClosed(t.Context()); ok || err != nil {
+func (s *suite) due(t *testing.T, b reporter.Booking) []reporter.BillRecord {
+	t.Helper()
+	return must(s.store.DueRecords(t.Context(), b, "", 10_000))(t)
+}
+
+func ledgerRows() reporter.Rows {
+	return reporter.Rows{
+		Usage: []reporter.HourlyUsage{
+			{Subject: "a", Meter: "tokens", Quantity: meter.MustParseQuantity("12.000000000000000001"), Events: 3},
+			{Subject: "b", Meter: "calls", Quantity: meter.NewQuantity(7, 0), Events: 7},
+		},
+		Records:     []reporter.BillRecord{newRecord(1, base)},
+		Adjustments: []reporter.Adjustment{newAdjustment(1, reporter.IntoHeld, "5")},
+		Balances:    []reporter.Balance{{Subject: "a", Meter: "tokens", Quantity: meter.MustParseQuantity("0.000000000000000001")}},
+		Covers:      []reporter.Cover{{Hour: hourAt(0), Touch: 77}, {Hour: hourAt(0), Touch: 1<<64 - 1}},
+	}
+}
+
+// testBookings shows that rows count if and only if their booking took its number.
+func testBookings(t *testing.T, s *suite) {
+	ctx := t.Context()
+	if _, ok, err := s.store.LastBooking(ctx); ok || err != nil {
+		t.Errorf("LastBooking of nothing = %v, %v", ok, err)
+	}
+	if _, ok, err := s.store.LastClosed(ctx); ok || err != nil {
 		t.Errorf("LastClosed of nothing = %v, %v", ok, err)
 	}
-	if _, ok, err := s.store.FirstEventHour(t.Context()); ok || err != nil {
-		t.Errorf("FirstEventHour of nothing = %v, %v", ok, err)
-	}
-	usage := []reporter.HourlyUsage{
-		{Subject: "a", Meter: "tokens", Quantity: meter.MustParseQuantity("12.000000000000000001"), Events: 3},
-		{Subject: "b", Meter: "calls", Quantity: meter.NewQuantity(7, 0), Events: 7},
-	}
-	// A close that was interrupted: everything but its last row. Nothing of it counts.
-	dead := newRecord(1, base)
-	dead.Last.State, dead.Last.Message = reporter.StateHeld, "from a dead close"
-	for i := range usage {
-		usage[i].Window, usage[i].Version = w, 1
-	}
-	if err := s.store.WriteUsage(t.Context(), usage); err != nil {
-		t.Fatalf("WriteUsage: %v", err)
-	}
-	if err := s.store.WriteRecords(t.Context(), []reporter.BillRecord{dead, newRecord(2, base)}); err != nil {
-		t.Fatalf("WriteRecords: %v", err)
-	}
-	if v, err := s.store.HighestVersion(t.Context(), w); err != nil || v != 1 {
-		t.Errorf("HighestVersion = %d, %v, want 1", v, err)
-	}
-	all := reporter.RecordFilter{}
-	if list, err := s.store.Records(t.Context(), all); err != nil || len(list) != 0 {
-		t.Errorf("Records of an interrupted close = %v, %v, want none", list, err)
-	}
-	if list, err := s.store.Transitions(t.Context(), dead.SN); err != nil || len(list) != 0 {
-		t.Errorf("Transitions of an interrupted close = %v, %v, want none", list, err)
-	}
-	if list, err := s.store.Usage(t.Context(), base, base.Add(time.Hour), 10); err != nil || len(list) != 0 {
-		t.Errorf("Usage of an interrupted close = %v, %v, want none", list, err)
-	}
-	// A close that lost rows does not become one.
-	if err := s.store.WriteClose(t.Context(), reporter.WindowClose{Window: w, Version: 1, Usages: 2, Records: 3}); !errors.Is(err, store.ErrRowsMissing) {
-		t.Errorf("WriteClose with too few records = %v, want ErrRowsMissing", err)
-	}
-
-	live := newRecord(1, base)
-	live.Last.State = reporter.StateCarried
-	c := s.closeWindow(t, w, 2, usage, []reporter.BillRecord{live})
-	s.closeWindow(t, w, 2, usage, []reporter.BillRecord{live}) // once more changes nothing
-	live.Version = 2
-	for _, when := range []string{"before a merge", "after a merge"} {
-		list, err := s.store.Records(t.Context(), all)
-		if err != nil {
-			t.Fatalf("Records: %v", err)
-		}
-		if diff := cmp.Diff([]reporter.BillRecord{live}, list); diff != "" {
-			t.Errorf("Records %s (-want +got):\n%s", when, diff)
-		}
-		got, err := s.store.Usage(t.Context(), base, base.Add(time.Hour), 10)
-		if err != nil {
-			t.Fatalf("Usage: %v", err)
-		}
-		if diff := cmp.Diff(usage, got); diff != "" {
-			t.Errorf("Usage %s (-want +got):\n%s", when, diff)
-		}
-		s.optimize(t)
-	}
-	last, ok, err := s.store.LastClosed(t.Context())
-	if diff := cmp.Diff(c, last); diff != "" || !ok || err != nil {
-		t.Errorf("LastClosed = %v, %v (-want +got):\n%s", ok, err, diff)
-	}
-	if list, err := s.store.SubjectUsage(t.Context(), []string{"b", "x"}, base, base.Add(time.Hour)); err != nil || len(list) != 1 || list[0].Meter != "calls" {
-		t.Errorf("SubjectUsage = %v, %v, want one row", list, err)
-	}
-	if list, err := s.store.Usage(t.Context(), base, base.Add(time.Hour), 1); err != nil || len(list) != 1 {
-		t.Errorf("Usage with limit 1 = %v, %v", list, err)
-	}
-	c2 := s.closeWindow(t, w.Next(), 1, nil, nil)
-	unsettled, err := s.store.UnsettledWindows(t.Context())
-	if diff := cmp.Diff([]reporter.WindowClose{c, c2}, unsettled); diff != "" || err != nil {
-		t.Errorf("UnsettledWindows: %v (-want +got):\n%s", err, diff)
-	}
-	if err := s.store.SettleWindow(t.Context(), c); err != nil {
-		t.Fatalf("SettleWindow: %v", err)
-	}
-	if unsettled, err = s.store.UnsettledWindows(t.Context()); err != nil || len(unsettled) != 1 || unsettled[0].Window != c2.Window {
-		t.Errorf("UnsettledWindows = %v, %v, want the second", unsettled, err)
-	}
-	windows, err := s.store.Windows(t.Context(), base, base.Add(2*time.Hour))
-	if err != nil || len(windows) != 2 || windows[0].SettledAt.IsZero() || !windows[1].SettledAt.IsZero() {
-		t.Errorf("Windows = %+v, %v, want the first settled", windows, err)
-	}
-	if windows, err = s.store.Windows(t.Context(), base.Add(time.Nanosecond), base.Add(time.Hour+time.Nanosecond)); err != nil || len(windows) != 1 {
-		t.Errorf("Windows between = %v, %v, want the second only", windows, err)
-	}
-	s.record("%s %s", last.Window, live.SN)
-	// A window that is closed again replaces the close before.
-	c3 := s.closeWindow(t, w, 3, usage[:1], nil)
-	if windows, err = s.store.Windows(t.Context(), base, base.Add(time.Hour)); err != nil || len(windows) != 1 || windows[0] != c3 {
-		t.Errorf("Windows after a second close = %+v, %v, want %+v", windows, err, c3)
-	}
-	if list, err := s.store.Records(t.Context(), all); err != nil || len(list) != 0 {
-		t.Errorf("Records after a second close = %v, %v, want none", list, err)
-	}
-}
-
-// transition makes the next row in the life of a record.
-func transition(r reporter.BillRecord, seq uint32, state reporter.State) reporter.Transition {
-	return reporter.Transition{
-		SN: r.SN, Window: r.Window, Seq: seq, State: state, At: r.Last.At.Add(time.Duration(seq) * time.Second), Attempt: seq - 1,
-		Endpoint: "https://example.com", Code: "MKT.0000", Message: "it's \"fine\"", RequestHash: strings.Repeat("ab", 32), Latency: 1234567 * time.Nanosecond,
-	}
-}
-
-func testTransitions(t *testing.T, s *suite) {
-	w := meter.HourOf(base)
-	records := []reporter.BillRecord{newRecord(1, base), newRecord(2, base), newRecord(3, base)}
-	records[2].Last.State = reporter.StateHeld
-	c := s.closeWindow(t, w, 1, nil, records)
-	slices.SortFunc(records, func(a, b reporter.BillRecord) int { return strings.Compare(string(a.SN), string(b.SN)) })
-	if due := s.due(t, c); len(due) != 2 {
-		t.Errorf("due records = %d, want 2: one is held", len(due))
-	}
-	pending := slices.DeleteFunc(slices.Clone(records), func(r reporter.BillRecord) bool { return r.Last.State == reporter.StateHeld })
-	held := records[slices.IndexFunc(records, func(r reporter.BillRecord) bool { return r.Last.State == reporter.StateHeld })]
-	r := pending[0]
-	ts := []reporter.Transition{transition(r, 2, reporter.StateSending), transition(r, 3, reporter.StateUnknown), transition(r, 4, reporter.StateSending), transition(r, 5, reporter.StateAccepted)}
-	appendAll := func(ts ...reporter.Transition) {
-		t.Helper()
-		if err := s.store.AppendTransitions(t.Context(), ts); err != nil {
-			t.Fatalf("AppendTransitions: %v", err)
-		}
-	}
-	appendAll(ts[:2]...)
-	due := s.due(t, c)
-	if len(due) != 2 || due[slices.IndexFunc(due, func(x reporter.BillRecord) bool { return x.SN == r.SN })].Last != ts[1] {
-		t.Errorf("due records after an unknown answer = %+v, want both, one unknown", due)
-	}
-	appendAll(ts[2:]...)
-	appendAll(ts...) // again
-	late := ts[3]
-	late.At, late.State = late.At.Add(time.Minute), reporter.StateRejected
-	appendAll(late) // another daemon's opinion, later: the first stays
-	for _, when := range []string{"before a merge", "after a merge"} {
-		got, err := s.store.Transitions(t.Context(), r.SN)
-		if diff := cmp.Diff(append([]reporter.Transition{r.Last}, ts...), got); diff != "" || err != nil {
-			t.Errorf("Transitions %s: %v (-want +got):\n%s", when, err, diff)
-		}
-		if due := s.due(t, c); len(due) != 1 || due[0].SN == r.SN {
-			t.Errorf("due records %s = %+v, want the other", when, due)
-		}
-		s.optimize(t)
-	}
-	if n, err := s.store.CountDue(t.Context()); err != nil || n != 1 {
-		t.Errorf("CountDue = %d, %v, want 1", n, err)
-	}
-	counts := map[reporter.State]int{reporter.StateAccepted: 1, reporter.StateHeld: 1, reporter.StatePending: 1}
-	for _, state := range reporter.States() {
-		want := counts[state]
-		list, err := s.store.Records(t.Context(), reporter.RecordFilter{States: []reporter.State{state}})
-		if err != nil || len(list) != want {
-			t.Errorf("Records(%s) = %d, %v, want %d", state, len(list), err, want)
-		}
-		s.record("%s: %d", state, len(list))
-	}
-	testRelease(t, s, c, pending[1], held)
-	if err := s.store.AppendTransitions(t.Context(), []reporter.Transition{transition(r, 1, reporter.StatePending)}); err == nil {
-		t.Error("AppendTransitions of seq 1 succeeded, want an error")
-	}
-	if err := s.store.WriteRecords(t.Context(), []reporter.BillRecord{{}}); !errors.Is(err, meter.ErrRefused) {
-		t.Errorf("WriteRecords without a transition = %v, want ErrRefused", err)
-	}
-}
-
-// testRelease shows that a window with a released record is not settled, whenever it was settled.
-func testRelease(t *testing.T, s *suite, c reporter.WindowClose, due, held reporter.BillRecord) {
-	t.Helper()
-	unsettled := func(when string, want int) {
-		t.Helper()
-		windows, err := s.store.UnsettledWindows(t.Context())
-		if err != nil || len(windows) != want {
-			t.Errorf("UnsettledWindows %s = %v, %v, want %d", when, windows, err, want)
-		}
-	}
-	settle := func() {
-		t.Helper()
-		if err := s.store.SettleWindow(t.Context(), c); err != nil {
-			t.Fatalf("SettleWindow: %v", err)
-		}
-	}
-	move := func(r reporter.BillRecord, seq uint32, state reporter.State) {
-		t.Helper()
-		if err := s.store.AppendTransitions(t.Context(), []reporter.Transition{transition(r, seq, state)}); err != nil {
-			t.Fatalf("AppendTransitions: %v", err)
-		}
-	}
-	settle()
-	unsettled("with a record that is due", 1)
-	move(due, 2, reporter.StateExpired)
-	settle()
-	unsettled("once nothing is due", 0)
-	move(held, 2, reporter.StatePending)
-	unsettled("after a release", 1)
-	if list := s.due(t, c); len(list) != 1 || list[0].SN != held.SN {
-		t.Errorf("due records after a release = %+v, want the released one", list)
-	}
-	move(held, 3, reporter.StateWrittenOff)
-	settle()
-	unsettled("in the end", 0)
-}
-
-func testDuePages(t *testing.T, s *suite) {
-	w := meter.HourOf(base)
-	records := make([]reporter.BillRecord, 2500)
-	for i := range records {
-		records[i] = newRecord(i, base)
-	}
-	c := s.closeWindow(t, w, 1, nil, records)
-	var pages []int
-	var seen []reporter.MeteringSN
-	after := reporter.MeteringSN("")
-	for {
-		page, err := s.store.DueRecords(t.Context(), c, after, 1000)
-		if err != nil {
-			t.Fatalf("DueRecords: %v", err)
-		}
-		if len(page) == 0 {
-			break
-		}
-		pages = append(pages, len(page))
-		sns := recordSNs(page)
-		if !slices.IsSorted(sns) || sns[0] <= after {
-			t.Errorf("page after %s is not in order", after)
-		}
-		seen, after = append(seen, sns...), sns[len(sns)-1]
-		var ts []reporter.Transition
-		for i, r := range page { // as delivery does: before the next page
-			ts = append(ts, transition(r, 2, reporter.StateSending))
-			if i%500 != 0 {
-				ts = append(ts, transition(r, 3, reporter.StateAccepted))
-			}
-		}
-		if err := s.store.AppendTransitions(t.Context(), ts); err != nil {
-			t.Fatalf("AppendTransitions: %v", err)
-		}
-	}
-	want := recordSNs(records)
-	slices.Sort(want)
-	if diff := cmp.Diff(want, seen); diff != "" {
-		t.Errorf("pages differ from the records (-want +got):\n%s", diff)
-	}
-	left := s.due(t, c)
-	s.record("pages %v, left %d", pages, len(left))
-	if len(left) != 5 {
-		t.Errorf("due records left = %d, want 5", len(left))
-	}
-	if n, err := s.store.CountDue(t.Context()); err != nil || n != 5 {
-		t.Errorf("CountDue = %d, %v, want 5", n, err)
-	}
-}
-
-func testRecordFilters(t *testing.T, s *suite) {
-	var all []reporter.BillRecord
-	for hour := range 3 {
-		w := meter.HourOf(base.Add(time.Duration(hour) * time.Hour))
-		var records []reporter.BillRecord
-		for n := range 4 {
-			r := newRecord(n, w.Start)
-			r.Meter = []string{"tokens", "calls"}[n%2]
-			records = append(records, r)
-		}
-		s.closeWindow(t, w, 1, nil, records)
-		slices.SortFunc(records, func(a, b reporter.BillRecord) int { return strings.Compare(string(a.SN), string(b.SN)) })
-		all = append(all, records...)
-	}
-	read := func(f reporter.RecordFilter) []reporter.BillRecord {
-		t.Helper()
-		list, err := s.store.Records(t.Context(), f)
-		if err != nil {
-			t.Fatalf("Records(%+v): %v", f, err)
-		}
-		return list
-	}
-	if diff := cmp.Diff(all, read(reporter.RecordFilter{})); diff != "" {
-		t.Errorf("Records (-want +got):\n%s", diff)
-	}
-	var paged []reporter.BillRecord
-	for f := (reporter.RecordFilter{Limit: 5}); ; {
-		page := read(f)
-		paged = append(paged, page...)
-		if len(page) < 5 {
-			break
-		}
-		f.After = reporter.Cursor(page[len(page)-1])
-	}
-	if diff := cmp.Diff(all, paged); diff != "" {
-		t.Errorf("Records in pages (-want +got):\n%s", diff)
-	}
-	for name, c := range map[string]struct {
-		filter reporter.RecordFilter
-		want   int
-	}{
-		"sn":       {reporter.RecordFilter{SN: all[5].SN}, 1},
-		"instance": {reporter.RecordFilter{InstanceID: "instance-00002"}, 3},
-		"subject":  {reporter.RecordFilter{Subject: "tenant-00001", Meter: "calls"}, 3},
-		"meter":    {reporter.RecordFilter{Meter: "tokens"}, 6},
-		"none":     {reporter.RecordFilter{Subject: "tenant-00001", Meter: "tokens"}, 0},
-		"from":     {reporter.RecordFilter{From: base.Add(time.Hour)}, 8},
-		"to":       {reporter.RecordFilter{To: base.Add(time.Hour)}, 4},
-		"states":   {reporter.RecordFilter{States: []reporter.State{reporter.StatePending, reporter.StateHeld}, To: base.Add(2 * time.Hour)}, 8},
+	// A booking that was interrupted: everything but the commit. Nothing of it counts.
+	dead := ledgerRows()
+	dead.Records = append(dead.Records, newRecord(2, base))
+	deadBooking := s.draft(t, reporter.BookingClose, hourAt(0), &dead)
+	s.write(t, deadBooking, dead)
+	s.nothingCounts(t, dead.Records[0].SN)
+	// One that lost rows doesn't become one.
+	for name, change := range map[string]func(*reporter.Booking){
+		"usages": func(b *reporter.Booking) { b.Usages++ }, "records": func(b *reporter.Booking) { b.Records-- },
+		"adjustments": func(b *reporter.Booking) { b.Adjustments++ }, "balances": func(b *reporter.Booking) { b.Balances = 0 },
+		"covers": func(b *reporter.Booking) { b.Covers = 3 },
 	} {
-		if got := read(c.filter); len(got) != c.want {
-			t.Errorf("Records(%s) has %d, want %d", name, len(got), c.want)
+		b := deadBooking
+		change(&b)
+		if err := s.store.Commit(ctx, b); !errors.Is(err, store.ErrRowsMissing) {
+			t.Errorf("Commit with other %s than written = %v, want ErrRowsMissing", name, err)
 		}
 	}
-	for _, f := range []reporter.RecordFilter{{After: "x"}, {After: "-1-x"}, {Limit: 10_001}, {Limit: -1}} {
-		if _, err := s.store.Records(t.Context(), f); !errors.Is(err, store.ErrBadQuery) {
-			t.Errorf("Records(%+v) = %v, want ErrBadQuery", f, err)
-		} else {
-			s.record("%v", err)
+	// Another process is faster.
+	rows := ledgerRows()
+	rows.Records[0].Last.State = reporter.StateCarried
+	b := s.draft(t, reporter.BookingClose, hourAt(0), &rows)
+	b.Version++
+	fillIn(b, &rows)
+	s.write(t, b, rows)
+	s.write(t, b, rows) // once more changes nothing
+	for range 2 {       // the same
+		if err := s.store.Commit(ctx, b); err != nil {
+			t.Fatalf("Commit: %v", err)
 		}
 	}
-	// A place that no DateTime can name must not wrap around to 1970 and list everything again.
-	beyond := reporter.Cursor(reporter.BillRecord{SN: "x", Window: meter.Window{Start: time.Unix(1<<32, 0)}})
-	if list, err := s.store.Records(t.Context(), reporter.RecordFilter{After: beyond}); !errors.Is(err, store.ErrBadQuery) {
-		t.Errorf("Records after 2106 = %d records, %v, want ErrBadQuery", len(list), err)
+	if err := s.store.Commit(ctx, deadBooking); !errors.Is(err, reporter.ErrBookingTaken) {
+		t.Errorf("Commit of a number that is taken = %v, want ErrBookingTaken", err)
 	}
-	s.record("%d records", len(all))
+	gap := b
+	gap.Number = 3
+	if err := s.store.Commit(ctx, gap); err == nil || errors.Is(err, reporter.ErrBookingTaken) {
+		t.Errorf("Commit beyond the end = %v, want an error", err)
+	}
+	for _, when := range []string{"before a merge", "after a merge"} {
+		s.ledgerCounts(t, when, b, rows)
+		s.optimize(t)
+	}
+	last, ok, err := s.store.LastBooking(ctx)
+	if diff := cmp.Diff(b, last); diff != "" || !ok || err != nil {
+		t.Errorf("LastBooking = %v, %v (-want +got):\n%s", ok, err, diff)
+	}
+	s.record("%d %s %s", last.Number, last.Window, last.Kind)
+	s.settling(t, b)
 }
 
-func testRemainders(t *testing.T, s *suite) {
-	hour := func(n int) meter.Window { return meter.HourOf(base.Add(time.Duration(n) * time.Hour)) }
-	// Of each subject, the latest record decides, however long ago it was; zero means nothing is open.
-	want := map[reporter.CarriedRemainder]bool{}
-	open := map[string]meter.Quantity{}
-	check := func(n int) {
+// nothingCounts reads the ledger while only an interrupted booking wrote to it.
+func (s *suite) nothingCounts(t *testing.T, sn reporter.MeteringSN) {
+	t.Helper()
+	ctx := t.Context()
+	for name, n := range map[string]int{
+		"Records":     len(must(s.store.Records(ctx, reporter.RecordFilter{}))(t)),
+		"RecordsBySN": len(must(s.store.RecordsBySN(ctx, []reporter.MeteringSN{sn}))(t)),
+		"Transitions": len(must(s.store.Transitions(ctx, sn))(t)),
+		"Usage":       len(must(s.store.Usage(ctx, base, base.Add(time.Hour), 10))(t)),
+		"BookedUsage": len(must(s.store.BookedUsage(ctx, hourAt(0), nil))(t)),
+		"Adjustments": len(must(s.store.Adjustments(ctx, reporter.AdjustmentFilter{}))(t)),
+		"HeldUsage":   len(must(s.store.HeldUsage(ctx, nil, "", 10))(t)),
+		"Balances":    len(must(s.store.Balances(ctx, nil))(t)),
+		"Bookings":    len(must(s.store.Bookings(ctx, time.Time{}, time.Time{}))(t)),
+	} {
+		if n != 0 {
+			t.Errorf("%s of an interrupted booking has %d rows, want none", name, n)
+		}
+	}
+}
+
+func (s *suite) ledgerCounts(t *testing.T, when string, b reporter.Booking, rows reporter.Rows) {
+	t.Helper()
+	ctx := t.Context()
+	compare := func(name string, want, got any) {
 		t.Helper()
-		clear(want)
-		for subject, q := range open {
-			if !q.IsZero() {
-				want[reporter.CarriedRemainder{Subject: subject, Meter: "tokens", Quantity: q}] = true
-			}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", name, when, diff)
 		}
-		for range 2 { // the second time possibly from a checkpoint
-			list, err := s.store.Remainders(t.Context(), hour(n))
-			if err != nil {
-				t.Fatalf("Remainders(%d): %v", n, err)
-			}
-			if len(list) != len(want) {
-				t.Fatalf("Remainders(%d) = %+v, want %d", n, list, len(want))
-			}
-			for _, r := range list {
-				if got := open[r.Subject]; !got.Equal(r.Quantity) || r.Meter != "tokens" {
-					t.Errorf("Remainders(%d) of %s = %s, want %s", n, r.Subject, r.Quantity, got)
+	}
+	compare("Records", rows.Records, must(s.store.Records(ctx, reporter.RecordFilter{}))(t))
+	compare("RecordsBySN", rows.Records, must(s.store.RecordsBySN(ctx, []reporter.MeteringSN{rows.Records[0].SN, "x"}))(t))
+	compare("Usage", rows.Usage, must(s.store.Usage(ctx, base, base.Add(time.Hour), 10))(t))
+	compare("Usage of one", rows.Usage[:1], must(s.store.Usage(ctx, base, base.Add(time.Hour), 1))(t))
+	compare("BookedUsage", rows.Usage, must(s.store.BookedUsage(ctx, hourAt(0), nil))(t))
+	compare("BookedUsage of b", rows.Usage[1:], must(s.store.BookedUsage(ctx, hourAt(0), []string{"b", "x"}))(t))
+	compare("SubjectUsage", rows.Usage[1:], must(s.store.SubjectUsage(ctx, []string{"b", "x"}, base, base.Add(time.Hour)))(t))
+	compare("Adjustments", rows.Adjustments, must(s.store.Adjustments(ctx, reporter.AdjustmentFilter{}))(t))
+	compare("Balances", rows.Balances, must(s.store.Balances(ctx, nil))(t))
+	compare("Bookings", []reporter.Booking{b}, must(s.store.Bookings(ctx, base, base.Add(time.Nanosecond)))(t))
+	if list := must(s.store.BookedUsage(ctx, hourAt(0), []string{}))(t); len(list) != 0 {
+		t.Errorf("BookedUsage of nobody = %v", list)
+	}
+}
+
+func (s *suite) settling(t *testing.T, first reporter.Booking) {
+	t.Helper()
+	ctx := t.Context()
+	second := s.book(t, reporter.BookingClose, hourAt(1), reporter.Rows{Records: []reporter.BillRecord{newRecord(1, hourAt(1).Start)}})
+	s.book(t, reporter.BookingClose, hourAt(2), reporter.Rows{}) // without records there is nothing to settle
+	last, _, err := s.store.LastClosed(ctx)
+	if err != nil || last.Window != hourAt(2) {
+		t.Errorf("LastClosed = %+v, %v, want that of %s", last, err, hourAt(2))
+	}
+	if diff := cmp.Diff([]reporter.Booking{first, second}, must(s.store.UnsettledBookings(ctx))(t)); diff != "" {
+		t.Errorf("UnsettledBookings (-want +got):\n%s", diff)
+	}
+	first.SettledAt = base.Add(7*time.Hour + time.Nanosecond)
+	if err := s.store.SettleBooking(ctx, first); err != nil {
+		t.Fatalf("SettleBooking: %v", err)
+	}
+	if diff := cmp.Diff([]reporter.Booking{second}, must(s.store.UnsettledBookings(ctx))(t)); diff != "" {
+		t.Errorf("UnsettledBookings (-want +got):\n%s", diff)
+	}
+	got := must(s.store.Bookings(ctx, base, base.Add(2*time.Hour)))(t)
+	if diff := cmp.Diff([]reporter.Booking{first, second}, got); diff != "" {
+		t.Errorf("Bookings (-want +got):\n%s", diff)
+	}
+	if got = must(s.store.Bookings(ctx, base.Add(time.Nanosecond), base.Add(time.Hour+time.Nanosecond)))(t); len(got) != 1 {
+		t.Errorf("Bookings between = %v, want the second only", got)
+	}
+	// A recount of the first hour: a later booking's row replaces, hours and subjects that it doesn't name stay.
+	rows := reporter.Rows{Usage: []reporter.HourlyUsage{{Window: hourAt(0), Subject: "b", Meter: "calls", Quantity: meter.NewQuantity(8, 0), Events: 8}}}
+	recount := s.book(t, reporter.BookingRecount, hourAt(0), rows)
+	usage := must(s.store.BookedUsage(ctx, hourAt(0), nil))(t)
+	if len(usage) != 2 || usage[1].Version != recount.Version || usage[1].Events != 8 || usage[0].Version != first.Version {
+		t.Errorf("BookedUsage after a recount = %+v", usage)
+	}
+	// A release books usage of an earlier hour under its own.
+	early := reporter.Rows{Usage: []reporter.HourlyUsage{{Window: hourAt(2), Subject: "a", Meter: "tokens", Quantity: meter.NewQuantity(1, 0), Events: 1}}}
+	s.book(t, reporter.BookingRelease, hourAt(3), early)
+	if usage = must(s.store.BookedUsage(ctx, hourAt(2), []string{"a"}))(t); len(usage) != 1 {
+		t.Errorf("BookedUsage of an hour booked later = %+v, want one row", usage)
+	}
+}
+
+// hostileTexts could break out of a literal, or be changed by a server that prints and parses a definition again.
+func hostileTexts() []string {
+	return []string{
+		"", "it's", `back\slash`, `\'`, `"double" and ` + "`tick`", "line\nfeed\r\ttab", "\x00nul\x00", "名前 🧾 é", "\xff\xfe not UTF-8",
+		"'; DROP TABLE bookings; --", `unhex('41')`, "/* comment */ -- rest", strings.Repeat("long ' ", 2000), "{x:String}", "%s%d", "a\\", "\u2028",
+	}
+}
+
+// testHostileBookings shows that text survives the way through a view's definition, also when the row is made from the view
+// by another process after a restart of the server.
+func testHostileBookings(t *testing.T, s *suite) {
+	ctx := t.Context()
+	var want []reporter.Booking
+	for i, text := range hostileTexts() {
+		b := s.draft(t, reporter.BookingDecision, hourAt(i), &reporter.Rows{})
+		b.Actor, b.Reason, b.InstanceID = text, text+text, "i-"+text
+		if err := s.store.Commit(ctx, b); err != nil {
+			t.Fatalf("Commit with %.40q: %v", text, err)
+		}
+		want = append(want, b)
+	}
+	compare := func(when string) {
+		t.Helper()
+		if diff := cmp.Diff(want, must(s.store.Bookings(ctx, time.Time{}, time.Time{}))(t)); diff != "" {
+			t.Errorf("Bookings %s (-want +got):\n%s", when, diff)
+		}
+	}
+	compare("as committed")
+	if s.backend.Restart != nil {
+		s.backend.Restart(t)
+	}
+	// As if the process had ended between the views and the rows of all of them.
+	s.exec(t, "TRUNCATE TABLE bookings")
+	last, ok, err := s.store.LastBooking(ctx)
+	if err != nil || !ok || last.Number != want[len(want)-1].Number {
+		t.Fatalf("LastBooking = %d, %v, %v, want %d", last.Number, ok, err, len(want))
+	}
+	compare("made again from the views")
+	s.record("%d bookings", len(want))
+}
+
+// testCommitRace lets many processes race for the same numbers: exactly one wins each, and all agree on which.
+func testCommitRace(t *testing.T, s *suite) {
+	const racers, rounds = 16, 6
+	stores := []*store.Store{s.store, s.open(t)}
+	for round := range rounds {
+		number := uint64(round + 1)
+		var wins atomic.Int32
+		var group sync.WaitGroup
+		start := make(chan struct{})
+		for i := range racers {
+			group.Go(func() {
+				b := reporter.Booking{
+					Number: number, Version: number*1000 + uint64(i), Kind: reporter.BookingClose, Window: hourAt(round), At: base, Actor: fmt.Sprint(i),
 				}
-			}
+				<-start
+				switch err := stores[i%2].Commit(t.Context(), b); {
+				case err == nil:
+					wins.Add(1)
+					last, ok, err := stores[(i+1)%2].LastBooking(t.Context())
+					if err != nil || !ok || last.Version != b.Version {
+						t.Errorf("LastBooking after the win of version %d = %d, %v, %v", b.Version, last.Version, ok, err)
+					}
+				case !errors.Is(err, reporter.ErrBookingTaken):
+					t.Errorf("Commit of a loser = %v, want ErrBookingTaken", err)
+				}
+			})
+		}
+		close(start)
+		group.Wait()
+		if wins.Load() != 1 {
+			t.Errorf("booking %d has %d winners, want 1", number, wins.Load())
 		}
 	}
-	check(0)
-	for n := range 30 {
-		var records []reporter.BillRecord
-		for _, i := range []int{n % 7, 7 + n/10, 100} {
-			r := newRecord(i, hour(n).Start)
-			r.CarriedOut = meter.NewQuantity(int64((n*i)%3), -18)
-			records = append(records, r)
-			open[r.Subject] = r.CarriedOut
-		}
-		// An interrupted close of the same window leaves no trace.
-		dead := newRecord(3, hour(n).Start)
-		dead.CarriedOut, dead.Version = meter.NewQuantity(99, 0), 7
-		if err := s.store.WriteRecords(t.Context(), []reporter.BillRecord{dead}); err != nil {
-			t.Fatalf("WriteRecords: %v", err)
-		}
-		s.closeWindow(t, hour(n), 1, nil, records)
-		if n%10 == 9 || n > 26 {
-			check(n + 1)
+	if n := s.count(t, "bookings"); n < rounds {
+		t.Errorf("rows of bookings = %d, want at least %d", n, rounds)
+	}
+	list := must(s.store.Bookings(t.Context(), time.Time{}, time.Time{}))(t)
+	for i, b := range list {
+		if b.Number != uint64(i+1) {
+			t.Errorf("booking %d has number %d: a gap or a repetition", i, b.Number)
 		}
 	}
-	checkpoints := s.count(t, "remainder_checkpoints")
-	s.record("%d remainders, %d checkpoints", len(want), checkpoints)
-	if checkpoints == 0 {
-		t.Error("no checkpoint was written")
+	s.record("%d bookings", len(list))
+}
+
+// testStaleProcess shows that a process that slept through many bookings can't take an old number.
+func testStaleProcess(t *testing.T, s *suite) {
+	ctx := t.Context()
+	const n = 70
+	for i := range n {
+		s.book(t, reporter.BookingRecount, hourAt(i), reporter.Rows{})
 	}
-	// Closing an old window again makes checkpoints after it void.
-	r := newRecord(200, hour(5).Start)
-	r.CarriedOut = meter.NewQuantity(5, -4)
-	s.closeWindow(t, hour(5), 2, nil, []reporter.BillRecord{r})
-	open[r.Subject] = r.CarriedOut
-	check(30)
+	var views []string
+	tables := must(s.conn(t).Query(ctx, "SELECT name FROM system.tables WHERE database = '"+s.config.Database+"' AND match(name, '^booking_[0-9]+$')"))(t)
+	for tables.Next() {
+		var name string
+		if err := tables.Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		views = append(views, name)
+	}
+	if err := errors.Join(tables.Err(), tables.Close()); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(views)
+	if len(views) != 64 || views[63] != fmt.Sprintf("booking_%020d", n) {
+		t.Errorf("%d views, the last %s, want the newest 64", len(views), views[len(views)-1])
+	}
+	// What it does after it looked at the end of the log, as long ago as that may be.
+	s.exec(t, "CREATE VIEW booking_"+strings.Repeat("0", 19)+"3 AS SELECT toUInt64(3) AS number, toUInt64(99) AS version, toUInt8(1) AS kind,"+
+		" toDateTime('2026-01-01 00:00:00', 'UTC') AS window_start, toDateTime('2026-01-01 01:00:00', 'UTC') AS window_end, toInt64(1) AS at, toUInt64(0) AS events,"+
+		" toUInt64(0) AS usages, toUInt64(0) AS records, toUInt64(0) AS adjustments, toUInt64(0) AS balances, toUInt64(0) AS covers, '' AS instance_id, '' AS actor, '' AS reason")
+	stale := reporter.Booking{Number: 3, Version: 99, Kind: reporter.BookingClose, Window: hourAt(2), At: base}
+	if err := s.store.Commit(ctx, stale); !errors.Is(err, reporter.ErrBookingTaken) {
+		t.Errorf("Commit of a stale number = %v, want ErrBookingTaken", err)
+	}
+	last := s.book(t, reporter.BookingClose, hourAt(n), reporter.Rows{})
+	if list := must(s.store.Bookings(ctx, time.Time{}, time.Time{}))(t); len(list) != n+1 || list[2].Version == 99 || list[n].Number != last.Number {
+		t.Errorf("%d bookings, the third of version %d, want %d without the stale one", len(list), list[2].Version, n+1)
+	}
+	s.record("%d views, last booking %d", len(views), last.Number)
 }
 
 func testConcurrency(t *testing.T, s *suite) {
@@ -517,7 +449,7 @@ func testConcurrency(t *testing.T, s *suite) {
 func testRestart(t *testing.T, s *suite) {
 	meters, w := allMeters(), meter.HourOf(base)
 	s.insert(t, meters, fiveEvents()...)
-	c := s.closeWindow(t, w, 1, nil, []reporter.BillRecord{newRecord(1, base)})
+	c := s.book(t, reporter.BookingClose, w, reporter.Rows{Records: []reporter.BillRecord{newRecord(1, base)}})
 	want := s.aggregate(t, w, meters)
 	if s.backend.Restart != nil {
 		s.backend.Restart(t)

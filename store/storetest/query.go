@@ -249,7 +249,7 @@ func testStrangeText(t *testing.T, s *suite) {
 		wantLines(t, fmt.Sprintf("query for %q", text), s.query(t, q), []string{fmt.Sprintf("%s %q model=%q 1 (1)", w, text, text)})
 		record := newRecord(i, base)
 		record.Subject, record.InstanceID, record.Package, record.Last.Message = text, text, text, text
-		s.closeWindow(t, meter.HourOf(base.Add(time.Duration(i)*time.Hour)), 1, nil, []reporter.BillRecord{record})
+		s.book(t, reporter.BookingClose, hourAt(i), reporter.Rows{Records: []reporter.BillRecord{record}})
 		list, err := s.store.Records(t.Context(), reporter.RecordFilter{Subject: text, InstanceID: text})
 		if err != nil || len(list) != 1 || list[0].Subject != text || list[0].Last.Message != text || list[0].Package != text {
 			t.Errorf("Records(%q) = %+v, %v", text, list, err)

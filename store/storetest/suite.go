@@ -56,11 +56,19 @@ func Run(t *testing.T, backend Backend) {
 		{"refused rows", testRefusedRows},
 		{"rows written", testRowsWritten},
 		{"window changes", testWindowChanges},
-		{"closing", testClosing},
+		{"bookings", testBookings},
+		{"hostile bookings", testHostileBookings},
+		{"commit race", testCommitRace},
+		{"stale process", testStaleProcess},
 		{"transitions", testTransitions},
 		{"due pages", testDuePages},
 		{"record filters", testRecordFilters},
-		{"remainders", testRemainders},
+		{"adjustments", testAdjustments},
+		{"balances", testBalances},
+		{"lives", testLives},
+		{"audit", testAudit},
+		{"lease", testLease},
+		{"lease race", testLeaseRace},
 		{"concurrency", testConcurrency},
 		{"restart", testRestart},
 	}
@@ -232,7 +240,10 @@ func (s *suite) exec(t *testing.T, statements ...string) {
 func (s *suite) optimize(t *testing.T) {
 	t.Helper()
 	var statements []string
-	for _, table := range []string{"usage_events", "hourly_usage", "bill_records", "bill_record_transitions", "window_closes"} {
+	for _, table := range []string{
+		"usage_events", "hourly_usage", "bill_records", "bill_record_transitions", "bookings", "booking_settlements", "adjustments",
+		"account_balances", "covers", "instance_changes", "audit_log",
+	} {
 		statements = append(statements, "OPTIMIZE TABLE "+table+" FINAL")
 	}
 	s.exec(t, statements...)
