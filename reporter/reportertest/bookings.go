@@ -128,6 +128,7 @@ func (b *Books) commit(c reporter.Booking) error {
 	b.checkBooking(c, w)
 	c.SettledAt = b.settled[c.Number]
 	b.log = append(b.log, c)
+	b.adjusted = append(b.adjusted, slices.SortedFunc(maps.Values(w.adjustments), byBooking)...)
 	for key := range w.covers {
 		b.coveredBy[key] = c.Number
 	}
@@ -136,6 +137,7 @@ func (b *Books) commit(c reporter.Booking) error {
 		if r.Replaces != "" {
 			b.replacedBy[r.Replaces] = sn
 		}
+		b.live[windowKey(r)] = sn
 	}
 	return nil
 }
@@ -168,23 +170,24 @@ func (b *Books) checkBooking(c reporter.Booking, w *written) {
 	b.checkAmounts(c, w)
 }
 
+// windowKey is what only one record may be of.
+func windowKey(r reporter.BillRecord) string { return r.InstanceID + " " + r.Window.String() }
+
 func (b *Books) checkRecordsOf(c reporter.Booking, w *written) {
-	replaced := maps.Clone(b.replacedBy)
-	for sn, r := range w.records {
-		if r.Replaces != "" {
-			replaced[r.Replaces] = sn
-		}
+	replaced := map[reporter.MeteringSN]bool{}
+	for _, r := range w.records {
+		replaced[r.Replaces] = true
 	}
-	live := map[string]reporter.MeteringSN{}
-	for _, r := range append(b.counted(), slices.Collect(maps.Values(w.records))...) {
-		if _, gone := replaced[r.SN]; gone || r.InstanceID == "" {
-			continue
+	fresh := map[string]reporter.MeteringSN{}
+	for _, r := range w.records {
+		other, twice := b.live[windowKey(r)]
+		if again, ok := fresh[windowKey(r)]; ok {
+			other, twice = again, true
 		}
-		key := r.InstanceID + " " + r.Window.String()
-		if other, twice := live[key]; twice {
-			b.violate("booking %d: %s has two records that are not replaced, %s and %s", c.Number, key, other, r.SN)
+		if r.InstanceID != "" && twice && !replaced[other] {
+			b.violate("booking %d: %s has two records that are not replaced, %s and %s", c.Number, windowKey(r), other, r.SN)
 		}
-		live[key] = r.SN
+		fresh[windowKey(r)] = r.SN
 	}
 	for _, r := range w.records {
 		if r.Booked != c.Window || r.Last.Booked != c.Window {
@@ -197,7 +200,9 @@ func (b *Books) checkRecordsOf(c reporter.Booking, w *written) {
 			continue
 		}
 		old, ok := b.find(r.Replaces)
-		if !ok || !old.Billed.Equal(r.Billed) || old.InstanceID != r.InstanceID || old.Window != r.Window || r.Revision <= old.Revision {
+		mapped := ok && old.InstanceID == "" && r.InstanceID != "" // it was held because nobody knew the instance
+		same := ok && old.InstanceID == r.InstanceID && r.Revision == old.Revision+1
+		if !mapped && !same || !old.Billed.Equal(r.Billed) || old.Subject != r.Subject || old.Meter != r.Meter || old.Window != r.Window {
 			b.violate("record %s: replaces %s, which is unknown or something else", r.SN, r.Replaces)
 		}
 		if again, twice := b.replacedBy[r.Replaces]; twice {
@@ -207,6 +212,9 @@ func (b *Books) checkRecordsOf(c reporter.Booking, w *written) {
 }
 
 func (b *Books) checkAdjustmentsOf(c reporter.Booking, w *written) {
+	if len(w.adjustments) == 0 {
+		return
+	}
 	open := map[reporter.AdjustmentID]reporter.HeldUsage{}
 	for _, h := range b.heldUsage() {
 		open[h.ID] = h
@@ -289,7 +297,7 @@ func (b *Books) checkAmounts(c reporter.Booking, w *written) {
 			b.violate("booking %d: %s of %s: %s came in and %s went out", c.Number, c.Kind, a, s.found, s.gone)
 		}
 	}
-	b.checkChain(c, w, before)
+	b.checkChain(w, before)
 }
 
 // usageBefore returns what was booked before for the keys of the rows.
@@ -307,33 +315,28 @@ func (b *Books) usageBefore(w *written) map[usageKey]meter.Quantity {
 
 // checkChain checks that an account's only record in a booking carries in what was in the balance, and out what is in it
 // afterwards, unless adjustments of the booking came between.
-func (b *Books) checkChain(c reporter.Booking, w *written, before map[reporter.Account]reporter.Balance) {
-	adjusted := map[reporter.Account]bool{}
+func (b *Books) checkChain(w *written, before map[reporter.Account]reporter.Balance) {
+	others := map[reporter.Account]int{}
 	for _, a := range w.adjustments {
-		adjusted[reporter.Account{Subject: a.Subject, Meter: a.Meter}] = true
+		others[reporter.Account{Subject: a.Subject, Meter: a.Meter}]++
 	}
-	records := map[reporter.Account][]reporter.BillRecord{}
 	for _, r := range w.records {
-		if r.Replaces == "" {
-			a := reporter.Account{Subject: r.Subject, Meter: r.Meter}
-			records[a] = append(records[a], r)
-		}
+		others[reporter.Account{Subject: r.Subject, Meter: r.Meter}]++
 	}
-	for a, list := range records {
-		slices.SortFunc(list, func(x, y reporter.BillRecord) int { return x.Window.Start.Compare(y.Window.Start) })
-		carried := before[a].Quantity
-		for i, r := range list {
-			if !r.CarriedIn.Equal(carried) && !(i == 0 && adjusted[a]) {
-				b.violate("record %s: carries in %s, the balance of %s is %s", r.SN, r.CarriedIn, a, carried)
-			}
-			carried = r.CarriedOut
+	for _, r := range w.records {
+		a := reporter.Account{Subject: r.Subject, Meter: r.Meter}
+		if r.Replaces != "" || others[a] != 1 {
+			continue
+		}
+		if !r.CarriedIn.Equal(before[a].Quantity) {
+			b.violate("record %s: carries in %s, the balance of %s is %s", r.SN, r.CarriedIn, a, before[a].Quantity)
 		}
 		after, changed := w.balances[a]
 		if !changed {
 			after = before[a]
 		}
-		if !after.Quantity.Equal(carried) && !adjusted[a] {
-			b.violate("record %s: carries out %s, the balance of %s becomes %s", list[len(list)-1].SN, carried, a, after.Quantity)
+		if !after.Quantity.Equal(r.CarriedOut) {
+			b.violate("record %s: carries out %s, the balance of %s becomes %s", r.SN, r.CarriedOut, a, after.Quantity)
 		}
 	}
 }

@@ -45,6 +45,7 @@ type Books struct {
 
 	order   int64 // of arrival of events
 	events  map[EventKey][]storedEvent
+	byHour  map[int64][]EventKey
 	voids   map[EventKey]bool
 	touches []touch
 
@@ -54,7 +55,10 @@ type Books struct {
 	coveredBy   map[coverKey]uint64                                    // number of the committed booking
 	bookedIn    map[reporter.MeteringSN]uint64                         // version of the committed booking
 	replacedBy  map[reporter.MeteringSN]reporter.MeteringSN            // by records of committed bookings
+	adjusted    []reporter.Adjustment                                  // of committed bookings, by booking, then ID
+	live        map[string]reporter.MeteringSN                         // by instance and window; not replaced, of committed bookings
 	transitions map[reporter.MeteringSN]map[uint32]reporter.Transition // from seq 2 on
+	latest      map[reporter.MeteringSN]reporter.Transition            // the one with the highest seq, if from 2 on
 	lives       []reporter.LifeChange
 	audit       []reporter.AuditEntry
 	violations  []string
@@ -63,9 +67,10 @@ type Books struct {
 // NewBooks returns empty books.
 func NewBooks() *Books {
 	return &Books{
-		events: map[EventKey][]storedEvent{}, voids: map[EventKey]bool{}, rows: map[uint64]*written{},
+		events: map[EventKey][]storedEvent{}, byHour: map[int64][]EventKey{}, voids: map[EventKey]bool{}, rows: map[uint64]*written{},
 		settled: map[uint64]time.Time{}, coveredBy: map[coverKey]uint64{}, bookedIn: map[reporter.MeteringSN]uint64{},
-		replacedBy:  map[reporter.MeteringSN]reporter.MeteringSN{},
+		replacedBy: map[reporter.MeteringSN]reporter.MeteringSN{}, live: map[string]reporter.MeteringSN{},
+		latest:      map[reporter.MeteringSN]reporter.Transition{},
 		transitions: map[reporter.MeteringSN]map[uint32]reporter.Transition{},
 	}
 }
@@ -340,15 +345,7 @@ func (b *Books) heldUsage() (held []reporter.HeldUsage) {
 }
 
 // adjustments returns those that count, by booking, then ID.
-func (b *Books) adjustments() (all []reporter.Adjustment) {
-	for _, c := range b.log {
-		for _, a := range b.at(c.Version).adjustments {
-			all = append(all, a)
-		}
-	}
-	slices.SortFunc(all, byBooking)
-	return all
-}
+func (b *Books) adjustments() []reporter.Adjustment { return b.adjusted }
 
 func byBooking(x, y reporter.Adjustment) int {
 	return cmp.Or(cmp.Compare(x.Booking, y.Booking), cmp.Compare(x.ID, y.ID))
@@ -367,13 +364,10 @@ func (b *Books) find(sn reporter.MeteringSN) (reporter.BillRecord, bool) {
 
 // last returns the last transition of a record whose Last is its first one.
 func (b *Books) last(r reporter.BillRecord) reporter.Transition {
-	last := r.Last
-	for _, t := range b.transitions[r.SN] {
-		if t.Seq > last.Seq {
-			last = t
-		}
+	if t, ok := b.latest[r.SN]; ok {
+		return t
 	}
-	return last
+	return r.Last
 }
 
 // counted returns the records of every committed booking, with their last transitions, by hour of booking, then number.

@@ -41,8 +41,8 @@ func (b *Books) DueRecords(ctx context.Context, c reporter.Booking, after report
 // CountDue implements [reporter.DueCounter].
 func (b *Books) CountDue(ctx context.Context) (n uint64, err error) {
 	err = b.do(ctx, "CountDue", func(bool) {
-		for _, r := range b.counted() {
-			if r.Last.State.Due() {
+		for sn, version := range b.bookedIn {
+			if b.last(b.at(version).records[sn]).State.Due() {
 				n++
 			}
 		}
@@ -80,7 +80,7 @@ func (b *Books) appendTransition(t reporter.Transition) {
 	switch {
 	case !ok:
 		b.violate("record %s: row %d without row %d", t.SN, t.Seq, t.Seq-1)
-	case !before.State.CanBecome(t.State):
+	case !before.State.CanBecome(t.State) && !(b.races && settledBefore(before.State, t.State)):
 		b.violate("record %s: %s can't become %s", t.SN, before.State, t.State)
 	}
 	if old, again := life[t.Seq]; again {
@@ -92,6 +92,9 @@ func (b *Books) appendTransition(t reporter.Transition) {
 		}
 	}
 	life[t.Seq] = t
+	if t.Seq >= b.latest[t.SN].Seq {
+		b.latest[t.SN] = t
+	}
 	if b.last(b.at(r.Version).records[t.SN]).State.Due() && !before.State.Due() {
 		for _, c := range b.log {
 			if c.Version == r.Version {
@@ -99,6 +102,17 @@ func (b *Books) appendTransition(t reporter.Transition) {
 			}
 		}
 	}
+}
+
+// settledBefore reports whether one of two processes that deliver at once sent again what the other had brought to an end.
+func settledBefore(before, after reporter.State) bool {
+	switch before {
+	case reporter.StateAccepted, reporter.StateShadowed, reporter.StateRejected:
+		return after == reporter.StateSending || after == reporter.StateUnknown
+	case reporter.StatePending, reporter.StateUnknown, reporter.StateSending:
+		return true
+	}
+	return false
 }
 
 // SettleBooking implements [reporter.DeliveryBooks].

@@ -143,6 +143,9 @@ func (b *Books) insert(e Event) bool {
 		}
 		return false
 	}
+	if len(known) == 0 {
+		b.byHour[key.Hour.Unix()] = append(b.byHour[key.Hour.Unix()], key)
+	}
 	b.events[key] = append(known, stored)
 	return len(known) == 0
 }
@@ -174,11 +177,11 @@ func (b *Books) addTouch(hour meter.Window, subject string) {
 // first, not void, and not a stamped retry of a stamped event in an hour before.
 func (b *Books) counting(hour meter.Window) []storedEvent {
 	var events []storedEvent
-	for key, contents := range b.events {
-		if !key.Hour.Equal(hour.Start) || b.voids[key] {
+	for _, key := range b.byHour[hour.Start.Unix()] {
+		if b.voids[key] {
 			continue
 		}
-		first := slices.MinFunc(contents, func(x, y storedEvent) int {
+		first := slices.MinFunc(b.events[key], func(x, y storedEvent) int {
 			return cmp.Or(cmp.Compare(x.received(), y.received()), cmp.Compare(x.content(), y.content()))
 		})
 		if !first.Stamped || !b.isRetry(key) {
