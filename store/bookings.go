@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,7 +41,7 @@ func whereText(where clauses) string {
 // LastBooking returns the booking with the highest number, after completing one that was committed by a process that
 // ended before it could write it down; ok is false when nothing was booked yet.
 func (s *Store) LastBooking(ctx context.Context) (b reporter.Booking, ok bool, err error) {
-	number, err := s.completeLog(ctx)
+	number, _, err := s.completeLog(ctx)
 	if err != nil || number == 0 {
 		return reporter.Booking{}, false, wrap("read last booking", err)
 	}
@@ -66,22 +67,35 @@ func wrap(operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, err)
 }
 
-// completeLog returns the highest number booked, after writing the rows of bookings that have only their view.
-func (s *Store) completeLog(ctx context.Context) (uint64, error) {
-	var number uint64
-	if err := s.conn.QueryRow(ctx, "SELECT max(number) FROM bookings").Scan(&number); err != nil {
-		return 0, fmt.Errorf("read bookings: %w", err)
-	}
-	for {
-		has, err := s.hasView(ctx, bookingView(number+1))
-		if err != nil || !has {
-			return number, err
+// completeLog returns the highest number booked, after writing the rows of bookings that have only their view, and the
+// numbers that have views.
+func (s *Store) completeLog(ctx context.Context) (last uint64, views []uint64, err error) {
+	query := "SELECT toUInt8(0) AS is_view, toString(max(number)) AS found FROM bookings UNION ALL SELECT toUInt8(1), name FROM (" + s.viewQuery(bookingPrefix) + ")"
+	err = s.each(ctx, query, func(rows driver.Rows) error {
+		var isView uint8
+		var found string
+		err := rows.Scan(&isView, &found)
+		if err != nil {
+			return err
 		}
-		if _, err := s.completeBooking(ctx, number+1); err != nil {
-			return 0, err
+		number, err := strconv.ParseUint(strings.TrimPrefix(found, bookingPrefix), 10, 64)
+		if isView == 0 {
+			last = number
+		} else {
+			views = append(views, number)
 		}
-		number++
+		return err
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("read log: %w", err)
 	}
+	for slices.Contains(views, last+1) {
+		if _, err := s.completeBooking(ctx, last+1); err != nil {
+			return 0, nil, err
+		}
+		last++
+	}
+	return last, views, nil
 }
 
 // LastClosed returns the close (BookingClose) with the latest window; ok is false when no window was closed yet.

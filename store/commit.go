@@ -33,16 +33,6 @@ const (
 // bookingView is the name of the view that holds a number. Twenty digits hold any.
 func bookingView(number uint64) string { return fmt.Sprintf("%s%020d", bookingPrefix, number) }
 
-// hasView reports whether the view exists. What another process commits in the same moment may be seen or not.
-func (s *Store) hasView(ctx context.Context, name string) (bool, error) {
-	var n uint64
-	query := "SELECT count() FROM system.tables WHERE database = " + quote(s.cfg.Database) + " AND name = " + quote(name)
-	if err := s.conn.QueryRow(ctx, query).Scan(&n); err != nil {
-		return false, fmt.Errorf("look for view %s: %w", name, err)
-	}
-	return n > 0, nil
-}
-
 // Commit takes the booking's number: from then on its rows count. It compares the numbers of rows written with those in b
 // first: a difference is an error that wraps [ErrRowsMissing]. The error wraps [reporter.ErrBookingTaken] when the number
 // was taken by another version. After any other error b may have been committed or not; LastBooking tells. Idempotent.
@@ -54,7 +44,7 @@ func (s *Store) commit(ctx context.Context, b reporter.Booking) error {
 	if b.Number == 0 || b.Version == 0 || b.Kind.String() == "" {
 		return fmt.Errorf("%w: number, version and kind are required (got %d, %d, %d)", meter.ErrRefused, b.Number, b.Version, b.Kind)
 	}
-	last, err := s.completeLog(ctx)
+	last, views, err := s.completeLog(ctx)
 	switch {
 	case err != nil:
 		return err
@@ -88,7 +78,7 @@ func (s *Store) commit(ctx context.Context, b reporter.Booking) error {
 	if b.Kind == reporter.BookingClose {
 		s.noteClosed(b.Window.End)
 	}
-	if err := s.dropOld(ctx, bookingPrefix, b.Number, keptViews); err != nil {
+	if err := s.dropOld(ctx, bookingPrefix, views, b.Number, keptViews); err != nil {
 		s.logger.Warn("old views of bookings not dropped", "err", err)
 	}
 	return nil
@@ -213,21 +203,28 @@ func (s *Store) checkRows(ctx context.Context, b reporter.Booking) error {
 	return nil
 }
 
-// dropOld drops the views of a prefix whose numbers are at least kept below the newest.
-func (s *Store) dropOld(ctx context.Context, prefix string, newest, kept uint64) error {
-	numbers, err := s.viewNumbers(ctx, prefix)
-	for _, number := range numbers {
-		if err == nil && number+kept <= newest {
-			err = s.dropView(ctx, fmt.Sprintf("%s%020d", prefix, number))
+// dropOld drops those views of a prefix whose numbers are at least kept below the newest.
+func (s *Store) dropOld(ctx context.Context, prefix string, views []uint64, newest, kept uint64) error {
+	for _, number := range views {
+		if number+kept > newest {
+			continue
+		}
+		if err := s.dropView(ctx, fmt.Sprintf("%s%020d", prefix, number)); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
+}
+
+// viewQuery lists the names of the views of a prefix, in no order. What another process creates in the same moment may be
+// seen or not.
+func (s *Store) viewQuery(prefix string) string {
+	return "SELECT name FROM system.tables WHERE database = " + quote(s.cfg.Database) + " AND match(name, " + quote("^"+prefix+"[0-9]{20}$") + ")"
 }
 
 // viewNumbers lists the numbers for which there are views of a prefix, in no order.
 func (s *Store) viewNumbers(ctx context.Context, prefix string) ([]uint64, error) {
-	query := "SELECT name FROM system.tables WHERE database = " + quote(s.cfg.Database) + " AND match(name, " + quote("^"+prefix+"[0-9]{20}$") + ")"
-	names, err := scalars[string](ctx, s.conn, query)
+	names, err := scalars[string](ctx, s.conn, s.viewQuery(prefix))
 	if err != nil {
 		return nil, fmt.Errorf("list views: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -99,7 +100,7 @@ func (l *Lease) Hold(ctx context.Context) (bool, error) {
 }
 
 func (l *Lease) hold(ctx context.Context, s *Store) (bool, error) {
-	sign, err := s.leaseSign(ctx)
+	sign, epochs, err := s.leaseSign(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -114,7 +115,7 @@ func (l *Lease) hold(ctx context.Context, s *Store) (bool, error) {
 	if sign.epoch != 0 && !sign.released && now-l.since < l.ttl {
 		return false, nil
 	}
-	return l.take(ctx, s, sign.epoch+1)
+	return l.take(ctx, s, sign.epoch+1, epochs)
 }
 
 // renew gives a sign of life, if the last one isn't fresh, and looks whether it came in time.
@@ -132,7 +133,7 @@ func (l *Lease) sign(ctx context.Context, s *Store) (bool, error) {
 	if err := s.writeBeat(ctx, l.mine, l.holder, l.beat, false); err != nil {
 		return false, err
 	}
-	sign, err := s.leaseSign(ctx)
+	sign, _, err := s.leaseSign(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -145,7 +146,7 @@ func (l *Lease) sign(ctx context.Context, s *Store) (bool, error) {
 }
 
 // take tries to become the holder of an epoch.
-func (l *Lease) take(ctx context.Context, s *Store, epoch uint64) (bool, error) {
+func (l *Lease) take(ctx context.Context, s *Store, epoch uint64, before []uint64) (bool, error) {
 	view := leaseView(epoch)
 	created := s.conn.Exec(ctx, "CREATE VIEW "+view+s.onCluster()+" AS SELECT "+hexText(l.holder)+" AS holder")
 	// Whatever the answer was, the view decides: an error may have come after the deed.
@@ -161,7 +162,7 @@ func (l *Lease) take(ctx context.Context, s *Store, epoch uint64) (bool, error) 
 	if err != nil || !held {
 		return false, err
 	}
-	if err := s.dropOld(ctx, leasePrefix, epoch, keptEpochs); err != nil {
+	if err := s.dropOld(ctx, leasePrefix, before, epoch, keptEpochs); err != nil {
 		s.logger.Warn("old views of the lease not dropped", "err", err)
 	}
 	return true, nil
@@ -200,16 +201,13 @@ func (s *Store) writeBeat(ctx context.Context, epoch uint64, holder string, beat
 	return wrap("renew", err)
 }
 
-// leaseSign reads the newest epoch and its last sign of life.
-func (s *Store) leaseSign(ctx context.Context) (leaseSign, error) {
-	var sign leaseSign
-	epochs, err := s.viewNumbers(ctx, leasePrefix)
+// leaseSign reads the newest epoch and its last sign of life, and the epochs that have views.
+func (s *Store) leaseSign(ctx context.Context) (sign leaseSign, epochs []uint64, err error) {
+	epochs, err = s.viewNumbers(ctx, leasePrefix)
 	if err != nil || len(epochs) == 0 {
-		return sign, err
+		return sign, nil, err
 	}
-	for _, epoch := range epochs {
-		sign.epoch = max(sign.epoch, epoch)
-	}
+	sign.epoch = slices.Max(epochs)
 	query := "SELECT max(beat), max(released) FROM lease_renewals WHERE epoch = " + sqlUint(sign.epoch)
 	err = s.each(ctx, query, func(rows driver.Rows) error {
 		var released uint8
@@ -217,5 +215,5 @@ func (s *Store) leaseSign(ctx context.Context) (leaseSign, error) {
 		sign.released = released == 1
 		return err
 	})
-	return sign, wrap("read renewals", err)
+	return sign, epochs, wrap("read renewals", err)
 }
