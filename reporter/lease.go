@@ -14,6 +14,10 @@ var ErrNotHolder = errors.New("another daemon holds the lease; it closes and del
 // defaultLeaseInterval is how often a lease is renewed, or tried to be taken, when nothing else is said.
 const defaultLeaseInterval = 5 * time.Second
 
+// toleratedSilence is for how many intervals work goes on while the books don't say whether the lease is still held: less
+// than the lease's time, which is three or more of them.
+const toleratedSilence = 2
+
 // leaseGiveUp bounds giving the lease up at the end.
 const leaseGiveUp = 5 * time.Second
 
@@ -35,6 +39,8 @@ type leaseKeeper struct {
 
 	mu     sync.Mutex
 	status LeaseStatus
+	// answered is when the last question was answered, by the monotonic clock.
+	answered time.Time
 	// lost ends the work under way, should the lease be lost; nil while none is.
 	lost context.CancelCauseFunc
 }
@@ -66,9 +72,14 @@ func (k *leaseKeeper) ask(ctx context.Context) (held bool, err error) {
 	k.mu.Lock()
 	before := k.status
 	after := LeaseStatus{Held: held, At: now, Since: before.Since}
+	silent := false
 	if err != nil {
-		// Not an answer: what was true stays true until somebody says otherwise.
-		after.Held, after.Err = before.Held, err.Error()
+		// Not an answer. A hiccup of the store must not break off the work under way, but when it lasts the lease may have run
+		// out.
+		silent = time.Since(k.answered) > toleratedSilence*k.s.o.LeaseInterval //nolint:forbidigo // leases go by the machine's clock
+		after.Held, after.Err = before.Held && !silent, err.Error()
+	} else {
+		k.answered = time.Now() //nolint:forbidigo // leases go by the machine's clock
 	}
 	if before.At.IsZero() || before.Held != after.Held {
 		after.Since = now
@@ -78,7 +89,10 @@ func (k *leaseKeeper) ask(ctx context.Context) (held bool, err error) {
 	k.mu.Unlock()
 	switch {
 	case err != nil:
-		k.s.log.Warn("the lease can't be renewed", "err", err)
+		k.s.log.Warn("the lease can't be renewed", "err", err, "held", after.Held)
+		if silent && before.Held && lost != nil {
+			lost(ErrNotHolder)
+		}
 	case after.Held && (!before.Held || before.At.IsZero()):
 		k.s.log.Info("lease acquired, this daemon closes and delivers")
 	case !after.Held && before.Held:

@@ -23,10 +23,16 @@ type AtRiskRow struct {
 	Billed  meter.Quantity
 }
 
+// AtRiskStates are the states in which a live record is at risk: not final, or final without having been reported while a person
+// can still change that.
+func AtRiskStates() []State {
+	return []State{StatePending, StateSending, StateUnknown, StateRejected, StateHeld, StateFailed}
+}
+
 // AtRiskBooks is the part of the ledger that tells what is not safely reported yet. The store implements it (store/atrisk.go).
 type AtRiskBooks interface {
-	// AtRisk returns, by meter and state, the sums over records in mode live of committed bookings that are due, rejected, held or
-	// failed, with windows that began at or after since. It reads narrow columns of that time only.
+	// AtRisk returns, by meter and state, the sums over records in mode live of committed bookings that are in one of AtRiskStates
+	// and not replaced, of hours that began at or after since. It reads narrow columns of that time only.
 	AtRisk(ctx context.Context, since time.Time) ([]AtRiskRow, error)
 	// UnsettledBookings is [DeliveryBooks.UnsettledBookings].
 	UnsettledBookings(ctx context.Context) ([]Booking, error)
@@ -41,7 +47,7 @@ type SLOOptions struct {
 	Horizon time.Duration
 	// Deadline is the end of the time in which a report is on time, counted from the end of the window; 0 means 15 m.
 	Deadline time.Duration
-	// Interval is the time between two looks, in real time; 0 means a minute. It bounds how often the store is asked, however
+	// Interval is the least time between two looks, in real time; 0 means a minute. It bounds how often the store is asked, however
 	// often metrics are read.
 	Interval time.Duration
 	// Timeout bounds one look, in real time; 0 means 30 s.
@@ -108,17 +114,19 @@ func NewSLO(o SLOOptions) (*SLO, error) {
 	return s, nil
 }
 
-// Run looks at the books until ctx ends, and then returns nil: at once, then every Interval. It waits by the machine's clock
-// and not by the injected one, because what it bounds is the store's load.
+// Run looks at the books until ctx ends, and then returns nil: at once, then every Interval, or less often where a look takes
+// long: the store is busy with it a twentieth of the time at most. It waits by the machine's clock and not by the injected one,
+// because what it bounds is the store's load.
 func (s *SLO) Run(ctx context.Context) error {
-	ticker := time.NewTicker(s.o.Interval)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		s.Look(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case began := <-timer.C:
+			s.Look(ctx)
+			timer.Reset(max(s.o.Interval, 20*time.Since(began))) //nolint:forbidigo // as said above
 		}
 	}
 }

@@ -71,7 +71,14 @@ func scrape(t *testing.T) string {
 	must(tel.ObserveLoader(func() meter.LoaderProgress { return meter.LoaderProgress{} }))
 	must(tel.ObserveDeadLetters(func() meter.DeadLetterStats { return meter.DeadLetterStats{} }))
 	must(tel.ObserveSpool(func() spool.Stats { return spool.Stats{} }, now))
-	must(tel.ObserveReporting(func() reporter.Status { return reporter.Status{} }))
+	must(tel.ObserveReporting(func() reporter.Status {
+		return reporter.Status{Preflight: &reporter.PreflightReport{Results: []reporter.PreflightResult{{Name: "disk", OK: true}}}}
+	}))
+	must(tel.ObserveClock(func() (time.Duration, time.Time, bool) { return time.Second, now(), true }))
+	must(tel.ObserveSLO(func() reporter.SLOStatus {
+		return reporter.SLOStatus{Meters: []reporter.AtRisk{{Meter: "tokens", Priced: true}}}
+	}, "CNY", now))
+	must(tel.ObserveVerify(func() (reporter.VerifyRun, bool) { return reporter.VerifyRun{}, true }, now))
 	must(tel.ObserveStore(func() telemetry.StoreStats { return telemetry.StoreStats{} }))
 	requests, err := tel.RequestObserver()
 	must(err)
@@ -80,7 +87,8 @@ func scrape(t *testing.T) string {
 	must(err)
 	books.RecordsChanged(reporter.StateAccepted, 1)
 	books.CallDone(reporter.Call{Marketplace: "koogallery", Class: reporter.ClassAccepted, Code: "MKT.0000"})
-	books.WindowClosed(reporter.WindowClose{}, time.Second)
+	books.Booked(reporter.Booking{Kind: reporter.BookingClose}, time.Second)
+	books.Adjusted(reporter.Adjustment{Meter: "tokens", Into: reporter.IntoBalance, Quantity: meter.MustParseQuantity("1")})
 	books.BreakerChanged("koogallery", reporter.BreakerOpen)
 
 	w := httptest.NewRecorder()

@@ -20,6 +20,8 @@ type reading[S any] struct {
 	value    func(S) float64
 	label    string
 	labelled func(S) map[string]float64
+	// constant labels are the same for every value.
+	constant []attribute.KeyValue
 }
 
 // observe registers the readings of one source.
@@ -51,11 +53,11 @@ func observe[S any](m metric.Meter, readings []reading[S], snapshot func() S) er
 
 func observeOne[S any](o metric.Observer, instrument metric.Float64Observable, r reading[S], s S) {
 	if r.labelled == nil {
-		o.ObserveFloat64(instrument, r.value(s))
+		o.ObserveFloat64(instrument, r.value(s), metric.WithAttributes(r.constant...))
 		return
 	}
 	for label, v := range r.labelled(s) {
-		o.ObserveFloat64(instrument, v, metric.WithAttributes(attribute.String(r.label, label)))
+		o.ObserveFloat64(instrument, v, metric.WithAttributes(append([]attribute.KeyValue{attribute.String(r.label, label)}, r.constant...)...))
 	}
 }
 

@@ -13,13 +13,18 @@ import (
 
 // ReportingObserver exports what the reporter tells. It implements reporter.Observer.
 type ReportingObserver struct {
-	records       metric.Int64Counter
-	calls         metric.Int64Counter
-	callTime      metric.Float64Histogram
-	windows       metric.Int64Counter
-	closeTime     metric.Float64Histogram
-	breakerState  metric.Int64Gauge
-	breakerOpened metric.Int64Counter
+	records        metric.Int64Counter
+	calls          metric.Int64Counter
+	callTime       metric.Float64Histogram
+	windows        metric.Int64Counter
+	closeTime      metric.Float64Histogram
+	breakerState   metric.Int64Gauge
+	breakerOpened  metric.Int64Counter
+	breakerChanges metric.Int64Counter
+	bookings       metric.Int64Counter
+	bookingTime    metric.Float64Histogram
+	adjustments    metric.Int64Counter
+	adjusted       metric.Float64Counter
 }
 
 var _ reporter.Observer = (*ReportingObserver)(nil)
@@ -28,7 +33,7 @@ var _ reporter.Observer = (*ReportingObserver)(nil)
 func (t *Telemetry) ReportingObserver() (*ReportingObserver, error) {
 	m := t.Meter()
 	var o ReportingObserver
-	var errs [7]error
+	var errs [12]error
 	o.records, errs[0] = m.Int64Counter("meterd.reporter.records",
 		metric.WithDescription("Bill records that went to a state, by state."))
 	o.calls, errs[1] = m.Int64Counter("meterd.reporter.calls",
@@ -45,6 +50,17 @@ func (t *Telemetry) ReportingObserver() (*ReportingObserver, error) {
 		metric.WithDescription("State of the marketplace's circuit breaker: 0 closed, 1 half-open, 2 open."))
 	o.breakerOpened, errs[6] = m.Int64Counter("meterd.reporter.breaker.opened",
 		metric.WithDescription("How often the circuit breaker opened."))
+	o.breakerChanges, errs[7] = m.Int64Counter("meterd.reporter.breaker.changes",
+		metric.WithDescription("Changes of a circuit breaker, by the state it went to."))
+	o.bookings, errs[8] = m.Int64Counter("meterd.books.bookings",
+		metric.WithDescription("Bookings committed by this process, by kind."))
+	o.bookingTime, errs[9] = m.Float64Histogram("meterd.books.booking.duration", metric.WithUnit("s"),
+		metric.WithDescription("How long making a booking took, by kind."),
+		metric.WithExplicitBucketBoundaries(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120))
+	o.adjustments, errs[10] = m.Int64Counter("meterd.books.adjustments",
+		metric.WithDescription("Amounts that did not go into their hour's record, by where they went; sign is credit for negative ones."))
+	o.adjusted, errs[11] = m.Float64Counter("meterd.books.adjusted.quantity",
+		metric.WithDescription("What these amounts add up to, without their sign, in the meter's unit."))
 	return &o, errors.Join(errs[:]...)
 }
 
@@ -76,17 +92,37 @@ func boundedCode(code string) string {
 	return code
 }
 
-// WindowClosed counts and times closes.
-func (o *ReportingObserver) WindowClosed(_ reporter.WindowClose, took time.Duration) {
-	o.windows.Add(context.Background(), 1)
-	o.closeTime.Record(context.Background(), took.Seconds())
+// Booked counts and times bookings.
+func (o *ReportingObserver) Booked(b reporter.Booking, took time.Duration) {
+	ctx := context.Background()
+	kind := metric.WithAttributes(attribute.String("kind", b.Kind.String()))
+	o.bookings.Add(ctx, 1, kind)
+	o.bookingTime.Record(ctx, took.Seconds(), kind)
+	if b.Kind == reporter.BookingClose {
+		o.windows.Add(ctx, 1)
+		o.closeTime.Record(ctx, took.Seconds())
+	}
 }
 
-// BreakerChanged keeps the breaker's state.
+// Adjusted counts and adds up amounts that went somewhere else than into their hour's record.
+func (o *ReportingObserver) Adjusted(a reporter.Adjustment) {
+	ctx := context.Background()
+	sign, amount := "debit", a.Quantity.Decimal()
+	if amount.Sign() < 0 {
+		sign, amount = "credit", amount.Neg()
+	}
+	attrs := metric.WithAttributes(attribute.String("meter", a.Meter), attribute.String("into", a.Into.String()), attribute.String("sign", sign))
+	o.adjustments.Add(ctx, 1, attrs)
+	o.adjusted.Add(ctx, amount.InexactFloat64(), attrs)
+}
+
+// BreakerChanged keeps the breaker's state and counts its changes.
 func (o *ReportingObserver) BreakerChanged(marketplace string, to reporter.BreakerState) {
-	attrs := metric.WithAttributes(attribute.String("marketplace", marketplace))
-	o.breakerState.Record(context.Background(), int64(to), attrs)
+	ctx := context.Background()
+	market := attribute.String("marketplace", marketplace)
+	o.breakerState.Record(ctx, int64(to), metric.WithAttributes(market))
+	o.breakerChanges.Add(ctx, 1, metric.WithAttributes(market, attribute.String("to", to.String())))
 	if to == reporter.BreakerOpen {
-		o.breakerOpened.Add(context.Background(), 1, attrs)
+		o.breakerOpened.Add(ctx, 1, metric.WithAttributes(market))
 	}
 }
