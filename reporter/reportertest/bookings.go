@@ -313,9 +313,15 @@ func (b *Books) usageBefore(w *written) map[usageKey]meter.Quantity {
 	return booked
 }
 
-// checkChain checks that an account's only record in a booking carries in what was in the balance, and out what is in it
-// afterwards, unless adjustments of the booking came between.
+// checkChain checks that an account's only record in a booking carries in what was in the balance (with what the booking
+// found in other hours), and out what is in it afterwards, unless adjustments of the booking came between.
 func (b *Books) checkChain(w *written, before map[reporter.Account]reporter.Balance) {
+	found := map[reporter.Account]meter.Quantity{}
+	booked := b.usageBefore(w)
+	for key, u := range w.usage {
+		a := reporter.Account{Subject: u.Subject, Meter: u.Meter}
+		found[a] = found[a].Add(u.Quantity).Sub(booked[key])
+	}
 	others := map[reporter.Account]int{}
 	for _, a := range w.adjustments {
 		others[reporter.Account{Subject: a.Subject, Meter: a.Meter}]++
@@ -328,8 +334,8 @@ func (b *Books) checkChain(w *written, before map[reporter.Account]reporter.Bala
 		if r.Replaces != "" || others[a] != 1 {
 			continue
 		}
-		if !r.CarriedIn.Equal(before[a].Quantity) {
-			b.violate("record %s: carries in %s, the balance of %s is %s", r.SN, r.CarriedIn, a, before[a].Quantity)
+		if carried := before[a].Quantity.Add(found[a]).Sub(r.Usage); !r.CarriedIn.Equal(carried) {
+			b.violate("record %s: carries in %s, the balance of %s is %s", r.SN, r.CarriedIn, a, carried)
 		}
 		after, changed := w.balances[a]
 		if !changed {
