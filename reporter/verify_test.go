@@ -31,6 +31,8 @@ type ledgerSums struct {
 
 	reads  int             // calls of AccountSums
 	before func(reads int) // called before each
+
+	sumsErr func(reads int) error // before the first account
 }
 
 func (l *ledgerSums) LastBooking(context.Context) (reporter.Booking, bool, error) {
@@ -63,6 +65,9 @@ func (l *ledgerSums) AccountSums(_ context.Context, from, _ time.Time, recount b
 	sums := l.accounts
 	if recount {
 		sums = l.hours[from]
+	}
+	if l.sumsErr != nil {
+		return l.sumsErr(l.reads)
 	}
 	for _, s := range sums {
 		if err := yield(s); err != nil {
@@ -404,6 +409,23 @@ func TestVerifyErrors(t *testing.T) {
 	}
 	if _, err := reporter.Verify(t.Context(), l, reporter.VerifyOptions{}); err == nil {
 		t.Error("Verify without a clock did not fail")
+	}
+}
+
+func TestVerifyRepeatsFailedSums(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("two ways to count disagree")
+	for fails, want := range map[int]error{2: nil, 3: failed} {
+		l := &ledgerSums{}
+		l.sumsErr = func(reads int) error {
+			if reads <= fails {
+				return failed
+			}
+			return nil
+		}
+		if _, err := reporter.Verify(t.Context(), l, reporter.VerifyOptions{Clock: &jumpClock{at: noon.End}}); !errors.Is(err, want) {
+			t.Errorf("Verify of books that fail %d times = %v, want %v", fails, err, want)
+		}
 	}
 }
 

@@ -107,7 +107,7 @@ func (v *verification) checkHour(ctx context.Context, hour meter.Window, to time
 	h := &hourCheck{v: v, hour: hour, open: map[Account]AccountSum{}}
 	err := v.again(ctx, func(first bool) (int, error) {
 		h.first, h.stale = first, *stale
-		if err := v.books.AccountSums(ctx, hour.Start, hour.End, true, v.o.Meters, h.take); err != nil {
+		if err := v.sums(ctx, hour.Start, hour.End, true, h.take); err != nil {
 			return 0, err
 		}
 		if len(h.open) == 0 {

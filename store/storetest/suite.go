@@ -70,6 +70,7 @@ func Run(t *testing.T, backend Backend) {
 		{"lease", testLease},
 		{"lease race", testLeaseRace},
 		{"concurrency", testConcurrency},
+		{"explain", testExplain},
 		{"restart", testRestart},
 	}
 	results := &recorder{}
