@@ -104,7 +104,7 @@ func (a *API) postClose(w *response, r *http.Request) error {
 	}
 	if err != nil {
 		return &problem{
-			Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5, cause: err,
+			Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5, cause: err, store: true,
 			Detail: "closing or delivering didn't come to its end; the log has the reason, and doing it again is safe",
 		}
 	}

@@ -17,6 +17,8 @@ type API struct {
 	ids     *requestIDs
 	origins *http.CrossOriginProtection
 
+	verifying sync.Mutex // held while a verification runs
+
 	drain     chan struct{} // closed by Drain
 	drainOnce sync.Once
 }
@@ -41,13 +43,29 @@ const closeTimeout = 15 * time.Minute
 func (a *API) routes() []route {
 	return []route{
 		{"POST", "/api/v1/events", ScopeIngest, -1, a.postEvents},
+		{"POST", "/api/v1/events:backfill", ScopeBackfill, actTimeout, a.postBackfill},
+		{"POST", "/api/v1/events:void", ScopeVoid, actTimeout, a.postVoid},
 		{"POST", "/report", ScopeIngest, 0, a.postReport},
 		{"GET", "/api/v1/meters", ScopeQuery, 0, a.listMeters},
 		{"GET", "/api/v1/meters/{slug}", ScopeQuery, 0, a.getMeter},
 		{"GET", "/api/v1/meters/{slug}/query", ScopeQuery, 0, a.queryMeter},
 		{"GET", "/api/v1/bill-records", ScopeQuery, 0, a.listRecords},
 		{"GET", "/api/v1/bill-records/{sn}", ScopeQuery, 0, a.getRecord},
+		{"GET", "/api/v1/bill-records/{sn}/explain", ScopeQuery, 0, a.explainRecord},
+		{"GET", "/api/v1/bill-records/{sn}/explain/events", ScopeQuery, 0, a.explainEvents},
+		{"POST", "/api/v1/bill-records:act", ScopeOperate, actTimeout, a.postRecordsAct},
+		{"POST", "/api/v1/bill-records:resend", ScopeOperate, actTimeout, a.postRecordsResend},
 		{"GET", "/api/v1/windows", ScopeQuery, 0, a.listWindows},
+		{"GET", "/api/v1/bookings", ScopeQuery, 0, a.listBookings},
+		{"GET", "/api/v1/adjustments", ScopeQuery, 0, a.listAdjustments},
+		{"GET", "/api/v1/held-usage", ScopeQuery, 0, a.listHeld},
+		{"POST", "/api/v1/held-usage:decide", ScopeOperate, actTimeout, a.postDecide},
+		{"GET", "/api/v1/instances/{id}/life", ScopeQuery, 0, a.getLife},
+		{"POST", "/api/v1/instances/{id}/life", ScopeOperate, actTimeout, a.postLife},
+		{"GET", "/api/v1/audit", ScopeQuery, 0, a.listAudit},
+		{"GET", "/api/v1/verify", ScopeQuery, verifyTimeout, a.getVerify},
+		{"GET", "/api/v1/breaker", ScopeQuery, 0, a.getBreaker},
+		{"POST", "/api/v1/breaker:reset", ScopeOperate, 0, a.postBreakerReset},
 		{"POST", "/api/v1/admin/close", ScopeAdmin, closeTimeout, a.postClose},
 		{"GET", "/api/v1/admin/status", ScopeAdmin, 0, a.getStatus},
 		{"GET", "/api/v1/dead-letters", ScopeAdmin, 0, a.listDeadLetters},

@@ -311,7 +311,7 @@ func TestBadInput_TableIsTested(t *testing.T) {
 		t.Fatal(err)
 	}
 	var source strings.Builder
-	for _, file := range []string{"badinput_test.go", "events_test.go", "stream_test.go", "keys_test.go", "query_test.go", "report_test.go"} {
+	for _, file := range []string{"badinput_test.go", "events_test.go", "stream_test.go", "keys_test.go", "query_test.go", "report_test.go", "acts_test.go", "effects_test.go", "books_test.go"} {
 		code, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -344,7 +344,13 @@ func TestBadInput_TableIsTested(t *testing.T) {
 		t.Errorf("%d rows; not tested:\n%s", rows, d)
 	}
 	// And the other way round: every case of the two tables is documented.
-	for _, line := range regexp.MustCompile(`(?m)^\t\t"([^"]+)": +\{.*(?:status: |meter\.Reason)`).FindAllStringSubmatch(readFile(t, "badinput_test.go"), -1) {
+	cases := regexp.MustCompile(`(?m)^\t\t"([^"]+)": +\{.*(?:status: |meter\.Reason)`).FindAllStringSubmatch(readFile(t, "badinput_test.go"), -1)
+	acts := regexp.MustCompile(`(?m)^\t\t"((?:backfill|void|act|decision|records|too many|failure|change|instance) ?[^"]*)": +\{`)
+	cases = append(cases, acts.FindAllStringSubmatch(readFile(t, "effects_test.go")+readFile(t, "acts_test.go"), -1)...)
+	if len(cases) < 90 {
+		t.Errorf("only %d cases were found", len(cases))
+	}
+	for _, line := range cases {
 		if !strings.Contains(string(text), "/"+line[1]+"`") {
 			t.Errorf("the case %q is not in docs/bad-input.md", line[1])
 		}

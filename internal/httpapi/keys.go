@@ -14,11 +14,14 @@ import (
 // Scope is what an API key permits.
 type Scope string
 
-// The scopes.
+// The scopes. None implies another.
 const (
-	ScopeIngest Scope = "ingest" // send events
-	ScopeQuery  Scope = "query"  // read usage and bill records
-	ScopeAdmin  Scope = "admin"  // close windows, list and replay refused events, read the status
+	ScopeIngest   Scope = "ingest"   // send events
+	ScopeQuery    Scope = "query"    // read usage, the books and the audit log
+	ScopeBackfill Scope = "backfill" // send events that the ordinary door refuses as too old
+	ScopeVoid     Scope = "void"     // make stored events count no more
+	ScopeOperate  Scope = "operate"  // decide about held usage and records, resend, lives of instances, the breaker
+	ScopeAdmin    Scope = "admin"    // close windows, list and replay refused events, read the status
 )
 
 // Key is one API key.

@@ -15,11 +15,21 @@ func TestKeys_Scopes(t *testing.T) {
 	b := setup(t, nil)
 	routes := map[string][2]string{
 		"ingest": {http.MethodPost, "/api/v1/events"}, "query": {http.MethodGet, "/api/v1/meters"}, "admin": {http.MethodGet, "/api/v1/admin/status"},
+		"backfill": {http.MethodPost, "/api/v1/events:backfill?reason=r"},
+		"void":     {http.MethodPost, "/api/v1/events:void"},
+		"operate":  {http.MethodPost, "/api/v1/breaker:reset"},
 	}
-	keys := map[string]string{"ingest": ingestKey, "query": queryKey, "admin": adminKey}
+	bodies := map[string]string{"void": `{"subject":"s","source":"x","ids":["1"],"reason":"r"}`, "operate": `{"reason":"r"}`}
+	keys := map[string]string{
+		"ingest": ingestKey, "query": queryKey, "admin": adminKey, "backfill": backfillKey, "void": voidKey, "operate": operateKey,
+	}
 	for scope, route := range routes {
 		for owner, key := range keys {
-			a := b.do(t, route[0], route[1], key, event("a"), "Content-Type: application/json")
+			body, given := bodies[scope]
+			if !given {
+				body = event("a")
+			}
+			a := b.do(t, route[0], route[1], key, body, "Content-Type: application/json")
 			if owner == scope && a.status >= 300 {
 				t.Errorf("%s with the %s key: %d %s", route[1], owner, a.status, a.body)
 			}

@@ -22,13 +22,13 @@ func billRecords() []reporter.BillRecord {
 		{
 			SN: "00000000000000000000000000000001", Seller: "default", InstanceID: "i-1", Subject: "tenant,1", Meter: "tokens_total", Window: hour(8),
 			Usage: meter.MustParseQuantity("1234.56"), CarriedIn: meter.MustParseQuantity("0.04"), Scale: meter.NewQuantity(1000, 0),
-			Billed: meter.MustParseQuantity("1.2346"), CarriedOut: meter.MustParseQuantity("0"), RecordTime: at,
+			Billed: meter.MustParseQuantity("1.2346"), CarriedOut: meter.MustParseQuantity("0"), RecordTime: at, Booked: hour(8),
 			Last: reporter.Transition{State: reporter.StateAccepted, Seq: 3, At: at.Add(time.Second), Attempt: 1, Code: "MKT.0000"},
 		},
 		{
 			SN: "00000000000000000000000000000002", Seller: "default", InstanceID: "i-2", Subject: "tenant-2", Meter: "tokens_total", Window: hour(8),
 			Usage: meter.MustParseQuantity("5"), Scale: meter.NewQuantity(1000, 0), Billed: meter.MustParseQuantity("0.005"), RecordTime: at,
-			Package: "p-1", ProductID: "OFFI1", Revision: 1,
+			Package: "p-1", ProductID: "OFFI1", Revision: 1, Booked: hour(9), Mode: reporter.ModeShadow, Replaces: "00000000000000000000000000000001",
 			Last: reporter.Transition{State: reporter.StateHeld, Seq: 1, At: at, Message: "an \"odd\" reason"},
 		},
 	}
@@ -56,9 +56,10 @@ func TestRecords_Answers(t *testing.T) {
 		{Seq: 3, State: reporter.StateAccepted, At: testNow, Attempt: 1, Code: "MKT.0000", Message: "success", RequestHash: "abcd", Latency: 30 * time.Millisecond},
 	}
 	golden(t, "bill-record.json", b.do(t, http.MethodGet, "/api/v1/bill-records/00000000000000000000000000000001", queryKey, "").body)
-	b.books.windows = []reporter.WindowClose{
-		{Window: hour(7), Version: 1, ClosedAt: testNow, Events: 10, Usages: 2, Records: 2, SettledAt: testNow.Add(time.Minute)},
-		{Window: hour(8), Version: 3, ClosedAt: testNow},
+	b.books.bookings = []reporter.Booking{
+		{Number: 1, Kind: reporter.BookingClose, Window: hour(7), Version: 1, At: testNow, Events: 10, Usages: 2, Records: 2, SettledAt: testNow.Add(time.Minute)},
+		{Number: 2, Kind: reporter.BookingRecount, Window: hour(7), Version: 2, At: testNow, Adjustments: 1},
+		{Number: 3, Kind: reporter.BookingClose, Window: hour(8), Version: 3, At: testNow},
 	}
 	golden(t, "windows.json", b.do(t, http.MethodGet, "/api/v1/windows", queryKey, "").body)
 	if !b.books.to.Equal(testNow) || !b.books.from.Equal(testNow.Add(-7*24*time.Hour)) {

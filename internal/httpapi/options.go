@@ -26,6 +26,8 @@ type DeadLetters interface {
 type Options struct {
 	// Keys are the API keys. Without any, requests are taken from loopback addresses only.
 	Keys []Key
+	// Doors are what the books are read and changed with on a person's word.
+	Doors Doors
 
 	Ingester    Ingester
 	Catalog     *meter.Catalog
@@ -34,6 +36,8 @@ type Options struct {
 	DeadLetters DeadLetters // nil: refused events aren't kept, the routes answer 404
 	// Close closes the windows that ended before until and delivers what is due, as reporter.Service.CloseNow does.
 	Close func(ctx context.Context, until time.Time) (reporter.Summary, error)
+	// StoreOpen reports whether the store was reached since the start; nil: it always is. Until then the answers say so.
+	StoreOpen func() bool
 	// Status is what GET /api/v1/admin/status shows, as a value for encoding/json; nil shows only the time.
 	Status func(ctx context.Context) any
 

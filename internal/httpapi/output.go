@@ -31,6 +31,15 @@ func (o *output) release() {
 	o.body.release()
 }
 
+// Write collects a part of the answer, so that an encoder can write to it.
+func (o *output) Write(p []byte) (int, error) {
+	o.buf = append(o.buf, p...)
+	if err := o.flushIfLarge(); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
 // flushIfLarge sends what is collected once it is worth it.
 func (o *output) flushIfLarge() error {
 	if len(o.buf) < outputChunk {

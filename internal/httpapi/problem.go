@@ -27,11 +27,14 @@ type problem struct {
 	RequestID   string       `json:"request_id,omitempty"`
 	Errors      []eventError `json:"errors,omitempty"`
 	TotalErrors int          `json:"total_errors,omitempty"`
+	// Effect is that of a commit whose token doesn't fit, as it is now.
+	Effect *meter.Effect `json:"effect,omitempty"`
 
 	Code       string `json:"-"` // last part of Type
 	RetryAfter int    `json:"-"` // seconds; 0: no header
 	Close      bool   `json:"-"` // close the connection after the answer
 	cause      error  // for the log, never for the client
+	store      bool   // an error of the store
 }
 
 // eventError is why one event was refused.
@@ -62,6 +65,9 @@ var titles = map[string]string{
 	"timeout":                "The request took too long to arrive",
 	"too-large":              "The request is too large",
 	"unsupported-media-type": "The form of the request isn't known",
+	"not-allowed":            "The books don't permit this",
+	"effect-changed":         "The effect isn't the one that was previewed; nothing was done",
+	"not-available":          "This daemon has no such part",
 	"spool-full":             "The spool is full; nothing is acknowledged",
 	"unavailable":            "The service can't do this now",
 	"internal":               "An error of the service",
@@ -128,7 +134,7 @@ func storeError(err error) error {
 		return nil
 	}
 	var p *problem
-	if errors.As(err, &p) || errors.Is(err, errAborted) {
+	if errors.As(err, &p) || errors.Is(err, errAborted) || errors.Is(err, meter.ErrBadQuery) {
 		return err
 	}
 	if errors.Is(err, meter.ErrRefused) {
@@ -136,7 +142,7 @@ func storeError(err error) error {
 	}
 	return &problem{
 		Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5,
-		Detail: "the store didn't answer; events are still taken, try again later", cause: err,
+		Detail: "the store didn't answer; events are still taken, try again later", cause: err, store: true,
 	}
 }
 
@@ -164,7 +170,11 @@ func toProblem(err error) *problem {
 		}
 	case errors.Is(err, meter.ErrBatchTooLarge):
 		return &problem{Status: http.StatusRequestEntityTooLarge, Code: "too-large", Detail: "the batch is too large for the spool; send smaller batches"}
-	case errors.Is(err, reporter.ErrFuture):
+	case errors.Is(err, reporter.ErrNotFound), errors.Is(err, reporter.ErrUnknownRecord):
+		return &problem{Status: http.StatusNotFound, Code: "not-found", Detail: err.Error()}
+	case errors.Is(err, reporter.ErrNotAllowed):
+		return &problem{Status: http.StatusConflict, Code: "not-allowed", Detail: err.Error()}
+	case errors.Is(err, reporter.ErrFuture), errors.Is(err, meter.ErrBadQuery):
 		return &problem{Status: http.StatusBadRequest, Code: "invalid-request", Detail: err.Error()}
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netError) && netError.Timeout() && !errors.Is(err, context.DeadlineExceeded):
 		return &problem{

@@ -38,6 +38,10 @@ type recordView struct {
 	ChangedAt   time.Time           `json:"changed_at"`
 	Code        string              `json:"code,omitempty"`
 	Message     string              `json:"message,omitempty"`
+	Mode        reporter.Mode       `json:"mode"`
+	BookedHour  time.Time           `json:"booked_hour"`
+	Replaces    reporter.MeteringSN `json:"replaces,omitempty"`
+	Actor       string              `json:"actor,omitempty"`
 }
 
 func viewRecord(r *reporter.BillRecord) recordView {
@@ -47,6 +51,7 @@ func viewRecord(r *reporter.BillRecord) recordView {
 		Usage: r.Usage, CarriedIn: r.CarriedIn, Scale: r.Scale, Billed: r.Billed, CarriedOut: r.CarriedOut,
 		ProductID: r.ProductID, Package: r.Package, Seller: r.Seller, Revision: r.Revision, RecordTime: r.RecordTime.UTC(),
 		Attempts: r.Last.Attempt, ChangedAt: r.Last.At.UTC(), Code: r.Last.Code, Message: r.Last.Message,
+		Mode: r.Mode, BookedHour: r.Booked.Start.UTC(), Replaces: r.Replaces, Actor: r.Last.Actor,
 	}
 }
 
@@ -61,12 +66,26 @@ type transitionView struct {
 	Message     string         `json:"message,omitempty"`
 	RequestHash string         `json:"request_hash,omitempty"`
 	LatencyMS   int64          `json:"latency_ms,omitempty"`
+	Detail      string         `json:"detail,omitempty"`
+	Actor       string         `json:"actor,omitempty"`
+}
+
+func viewTransitions(list []reporter.Transition) []transitionView {
+	views := make([]transitionView, 0, len(list))
+	for _, t := range list {
+		views = append(views, transitionView{
+			Seq: t.Seq, State: t.State, At: t.At.UTC(), Attempt: t.Attempt, Endpoint: t.Endpoint, Code: t.Code, Message: t.Message,
+			RequestHash: t.RequestHash, LatencyMS: t.Latency.Milliseconds(), Detail: t.Detail, Actor: t.Actor,
+		})
+	}
+	return views
 }
 
 // recordColumns are the columns of the CSV. They are stable: add at the end only.
 var recordColumns = []string{
 	"sn", "state", "instance_id", "subject", "meter", "window_start", "window_end", "usage", "carried_in", "scale", "billed",
 	"carried_out", "product_id", "package", "seller", "revision", "record_time", "attempts", "changed_at", "code", "message",
+	"mode", "booked_hour", "replaces", "actor",
 }
 
 func (v recordView) csv() []string {
@@ -74,7 +93,7 @@ func (v recordView) csv() []string {
 		string(v.SN), v.State.String(), v.InstanceID, v.Subject, v.Meter, csvTime(v.WindowStart), csvTime(v.WindowEnd),
 		v.Usage.String(), v.CarriedIn.String(), v.Scale.String(), v.Billed.String(), v.CarriedOut.String(), v.ProductID, v.Package,
 		v.Seller, strconv.FormatUint(uint64(v.Revision), 10), csvTime(v.RecordTime), strconv.FormatUint(uint64(v.Attempts), 10),
-		csvTime(v.ChangedAt), v.Code, v.Message,
+		csvTime(v.ChangedAt), v.Code, v.Message, v.Mode.String(), csvTime(v.BookedHour), string(v.Replaces), v.Actor,
 	}
 }
 
@@ -162,61 +181,6 @@ func (a *API) getRecord(w *response, r *http.Request) error {
 	answer := struct {
 		recordView
 		Transitions []transitionView `json:"transitions"`
-	}{viewRecord(&records[0]), make([]transitionView, 0, len(transitions))}
-	for _, t := range transitions {
-		answer.Transitions = append(answer.Transitions, transitionView{
-			Seq: t.Seq, State: t.State, At: t.At.UTC(), Attempt: t.Attempt, Endpoint: t.Endpoint, Code: t.Code, Message: t.Message,
-			RequestHash: t.RequestHash, LatencyMS: t.Latency.Milliseconds(),
-		})
-	}
-	return writeJSON(w, answer)
-}
-
-// windowView is a closed window in the API.
-type windowView struct {
-	Start     time.Time  `json:"start"`
-	End       time.Time  `json:"end"`
-	Version   uint64     `json:"version"`
-	ClosedAt  time.Time  `json:"closed_at"`
-	Events    uint64     `json:"events"`
-	Usages    uint64     `json:"usages"`
-	Records   uint64     `json:"records"`
-	SettledAt *time.Time `json:"settled_at"`
-}
-
-// defaultWindows is how far back closed windows are listed when from isn't given.
-const defaultWindows = 7 * 24 * time.Hour
-
-// listWindows answers with the closed windows that begin in [from, to), oldest first.
-func (a *API) listWindows(w *response, r *http.Request) error {
-	p := readParams(r.URL)
-	from, to := p.period()
-	if err := p.err(); err != nil {
-		return err
-	}
-	if to.IsZero() {
-		to = a.o.Now().UTC()
-	}
-	if from.IsZero() {
-		from = to.Add(-defaultWindows)
-	}
-	closes, err := a.o.Records.Windows(r.Context(), from, to)
-	if err != nil {
-		return storeError(err)
-	}
-	answer := struct {
-		Windows []windowView `json:"windows"`
-	}{make([]windowView, 0, len(closes))}
-	for _, c := range closes {
-		v := windowView{
-			Start: c.Window.Start.UTC(), End: c.Window.End.UTC(), Version: c.Version, ClosedAt: c.ClosedAt.UTC(),
-			Events: c.Events, Usages: c.Usages, Records: c.Records,
-		}
-		if !c.SettledAt.IsZero() {
-			settled := c.SettledAt.UTC()
-			v.SettledAt = &settled
-		}
-		answer.Windows = append(answer.Windows, v)
-	}
+	}{viewRecord(&records[0]), viewTransitions(transitions)}
 	return writeJSON(w, answer)
 }

@@ -31,9 +31,12 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 // The keys of the tests, obviously no real ones.
 const (
-	ingestKey = "fake-ingest-key-0001"
-	queryKey  = "fake-query-key-00001"
-	adminKey  = "fake-admin-key-00001"
+	ingestKey   = "fake-ingest-key-0001"
+	queryKey    = "fake-query-key-00001"
+	adminKey    = "fake-admin-key-00001"
+	backfillKey = "fake-backfill-key-01"
+	voidKey     = "fake-void-key-000001"
+	operateKey  = "fake-operate-key-001"
 )
 
 var testNow = time.Date(2026, 11, 23, 10, 30, 0, 0, time.UTC)
@@ -46,6 +49,7 @@ type bundle struct {
 	ingester *meter.Ingester
 	letters  *meter.DeadLetters
 	books    *books
+	doors    *doors
 	log      *bytes.Buffer
 	later    atomic.Int64 // by how much the clock is ahead of testNow, in nanoseconds
 
@@ -61,7 +65,7 @@ func setup(tb testing.TB, change func(*httpapi.Options)) *bundle {
 
 func setupSpool(tb testing.TB, so spool.Options, change func(*httpapi.Options)) *bundle {
 	tb.Helper()
-	b := &bundle{books: &books{}, log: &bytes.Buffer{}}
+	b := &bundle{books: &books{}, doors: &doors{}, log: &bytes.Buffer{}}
 	so.Dir, so.Now = filepath.Join(tb.TempDir(), "spool"), time.Now
 	var err error
 	if b.spool, err = spool.Open(so); err != nil {
@@ -96,9 +100,13 @@ func setupSpool(tb testing.TB, so spool.Options, change func(*httpapi.Options)) 
 			{Name: "backend", Value: ingestKey, Scopes: []httpapi.Scope{httpapi.ScopeIngest}},
 			{Name: "finance", Value: queryKey, Scopes: []httpapi.Scope{httpapi.ScopeQuery}},
 			{Name: "operator", Value: adminKey, Scopes: []httpapi.Scope{httpapi.ScopeAdmin}},
+			{Name: "loader", Value: backfillKey, Scopes: []httpapi.Scope{httpapi.ScopeBackfill}},
+			{Name: "voider", Value: voidKey, Scopes: []httpapi.Scope{httpapi.ScopeVoid}},
+			{Name: "billing", Value: operateKey, Scopes: []httpapi.Scope{httpapi.ScopeOperate}},
 		},
 		Ingester: b.ingester, Catalog: catalog, Usage: b.books, Records: b.books, DeadLetters: b.letters, Close: b.books.close,
 		Status: func(context.Context) any { return map[string]int{"spool_records": 0} },
+		Doors:  b.doors.open(b.ingester),
 		Now:    now, Logger: logger,
 		Observe: func(o httpapi.Observation) {
 			b.mu.Lock()
@@ -295,7 +303,9 @@ type books struct {
 	filter      reporter.RecordFilter
 	records     []reporter.BillRecord
 	transitions []reporter.Transition
-	windows     []reporter.WindowClose
+	bookings    []reporter.Booking
+	adjusted    []reporter.Adjustment
+	adjustments reporter.AdjustmentFilter
 	from, to    time.Time
 	until       time.Time
 	summary     reporter.Summary
@@ -333,9 +343,14 @@ func (b *books) Transitions(context.Context, reporter.MeteringSN) ([]reporter.Tr
 	return b.transitions, b.err
 }
 
-func (b *books) Windows(_ context.Context, from, to time.Time) ([]reporter.WindowClose, error) {
+func (b *books) Bookings(_ context.Context, from, to time.Time) ([]reporter.Booking, error) {
 	b.from, b.to = from, to
-	return b.windows, b.err
+	return b.bookings, b.err
+}
+
+func (b *books) Adjustments(_ context.Context, f reporter.AdjustmentFilter) ([]reporter.Adjustment, error) {
+	b.adjustments = f
+	return b.adjusted[:min(len(b.adjusted), f.Limit)], b.err
 }
 
 func (b *books) Usage(context.Context, time.Time, time.Time, int) ([]reporter.HourlyUsage, error) {

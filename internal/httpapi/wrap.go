@@ -138,7 +138,7 @@ func (a *API) answerError(w *response, r *http.Request, err error) bool {
 	if errors.Is(err, errAborted) {
 		return false
 	}
-	p := toProblem(err)
+	p := a.storeNotOpen(toProblem(err))
 	if p.cause != nil {
 		level := slog.LevelWarn
 		if p.Status == http.StatusInternalServerError {
@@ -152,6 +152,16 @@ func (a *API) answerError(w *response, r *http.Request, err error) bool {
 	p.RequestID = w.requestID
 	p.write(w)
 	return true
+}
+
+// storeNotOpen says so where the reason for an error of the store is that it was never reached.
+func (a *API) storeNotOpen(p *problem) *problem {
+	if !p.store || a.o.StoreOpen == nil || a.o.StoreOpen() {
+		return p
+	}
+	p.Detail = "ClickHouse was not reached yet since the daemon started; nothing was changed, and events are taken meanwhile; " +
+		"the telemetry endpoint's /healthz/ready says when it is there, the log why it isn't"
+	return p
 }
 
 // finish logs and counts the request.
