@@ -189,6 +189,7 @@ type Reporter struct {
 	last    PassSummary
 	lastAt  time.Time
 	lastErr error
+	wake    func() // asks for a round after a reset; nil without a service
 }
 
 // NewReporter checks the options and reports every fault at once.
@@ -253,7 +254,7 @@ func (r *Reporter) RunOnce(ctx context.Context) (PassSummary, error) {
 func (r *Reporter) newPass(l *lane) *pass { return &pass{r: r, l: l, isolation: r.o.IsolationCalls} }
 
 // ResetBreaker closes the breakers by hand, ends the alarm about our configuration and forgets that the marketplace asked to
-// wait: the next pass tries again with everything. The actor is the person whose act it is; it is kept in the breaker's story.
+// wait: the next pass tries again with everything, and a service that uses the reporter makes one at once. The actor is the person whose act it is; it is kept in the breaker's story.
 func (r *Reporter) ResetBreaker(actor string) {
 	if actor == "" {
 		actor = "somebody"
@@ -267,6 +268,12 @@ func (r *Reporter) ResetBreaker(actor string) {
 		l.misconfigured, l.throttled = nil, throttle{}
 		r.mu.Unlock()
 		l.breaker.reset("reset by " + actor)
+	}
+	r.mu.Lock()
+	wake := r.wake
+	r.mu.Unlock()
+	if wake != nil {
+		wake()
 	}
 }
 

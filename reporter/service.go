@@ -103,6 +103,11 @@ func NewService(o ServiceOptions) (*Service, error) {
 	}
 	s := &Service{o: o, log: o.Logger.With("component", "schedule")}
 	s.lease = &leaseKeeper{s: s, lease: o.Lease}
+	if o.Reporter != nil {
+		o.Reporter.mu.Lock()
+		o.Reporter.wake = s.Trigger
+		o.Reporter.mu.Unlock()
+	}
 	return s, nil
 }
 

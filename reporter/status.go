@@ -143,14 +143,3 @@ func (s *Service) Status() Status {
 
 // Standby reports whether another process holds the lease and this one neither closes nor delivers.
 func (s Status) Standby() bool { return s.Lease != nil && !s.Lease.Held }
-
-// ResetBreaker closes the breakers by hand (see [Reporter.ResetBreaker]) and asks for a round at once. It does nothing when
-// reporting is disabled and reports whether it did something.
-func (s *Service) ResetBreaker(actor string) bool {
-	if s.o.Reporter == nil {
-		return false
-	}
-	s.o.Reporter.ResetBreaker(actor)
-	s.Trigger()
-	return true
-}
