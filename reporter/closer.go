@@ -20,9 +20,17 @@ type Flusher interface {
 	Flush(ctx context.Context) error
 }
 
+// CloserBooks is the part of the ledger that a [Closer] needs.
+type CloserBooks interface {
+	WindowBooks
+	// Records and Bookings are those of [RecordReader].
+	Records(ctx context.Context, f RecordFilter) ([]BillRecord, error)
+	Bookings(ctx context.Context, from, to time.Time) ([]Booking, error)
+}
+
 // CloserOptions are what a [Closer] needs. Books, Mapper, Rules, Seller, Now and Logger are required.
 type CloserOptions struct {
-	Books WindowBooks
+	Books CloserBooks
 	// Lives keeps the lives of instances; nil when nobody tells of them. Releases in it that no booking has dealt with yet
 	// are waited for: late usage of such an instance still goes into its final record.
 	Lives LifeBooks

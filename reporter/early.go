@@ -14,11 +14,6 @@ import (
 // unfinishedLimit bounds how many releases and freezes that are not booked yet are looked at together.
 const unfinishedLimit = 1000
 
-// bookingReader is implemented by books that can list bookings, which makes repeating a release cheap.
-type bookingReader interface {
-	Bookings(ctx context.Context, from, to time.Time) ([]Booking, error)
-}
-
 // CloseInstance bills the usage of one instance up to a moment at once, because it is released or frozen then: it brings
 // everything accepted into the books, recounts what arrived late for the instance, closes what is due, and makes the final record,
 // whose window ends at the moment (KooGallery usage push, section 4.2). At a release what can't be billed any more becomes
@@ -69,12 +64,11 @@ func (c *Closer) CloseInstance(ctx context.Context, e EarlyClose) (Booking, erro
 
 // findRelease looks for an earlier booking of the same release.
 func (c *Closer) findRelease(ctx context.Context, e EarlyClose) (b Booking, found bool, err error) {
-	books, ok := c.o.Books.(bookingReader)
-	if !ok || !e.Release {
+	if !e.Release {
 		return b, false, nil
 	}
 	hour := meter.HourOf(e.At)
-	bookings, err := books.Bookings(ctx, hour.Start, hour.End)
+	bookings, err := c.o.Books.Bookings(ctx, hour.Start, hour.End)
 	if err != nil {
 		return b, false, fmt.Errorf("look for an earlier booking of the release: %w", err)
 	}

@@ -49,6 +49,8 @@ type slot struct {
 	window meter.Window
 	into   Destination
 	why    string
+	// taken says that an overlapping record of the instance is in the books.
+	taken bool
 }
 
 // posting is a draft that knows the accounts: it places differences into records, balances and adjustments. Everything
@@ -199,6 +201,11 @@ func (p *posting) placeAll(ctx context.Context) error {
 			p.taken[r.SN] = true
 		}
 	}
+	for i := range p.batch {
+		if err := p.findOverlap(ctx, &p.batch[i]); err != nil {
+			return err
+		}
+	}
 	for _, e := range p.batch {
 		p.place(e)
 		if err := p.spill(ctx); err != nil {
@@ -237,9 +244,26 @@ func (p *posting) mayBeTaken(e entry) bool {
 	return e.way != wayRegular || e.before || e.overflow || e.slot.life != nil || !p.final.IsZero()
 }
 
+// findOverlap looks for records of the instance that overlap the entry's window without having its number: the life may
+// have been told after they were made. The marketplace must never see overlapping windows (section 4.2).
+func (p *posting) findOverlap(ctx context.Context, e *entry) error {
+	s := &e.slot
+	if s.window.IsZero() || !s.mapped || (s.life == nil && p.final.IsZero()) || (e.way == wayRegular && !e.before && p.final.IsZero()) {
+		return nil
+	}
+	records, err := p.c.o.Books.Records(ctx, RecordFilter{InstanceID: s.target.InstanceID, From: s.period.Start, To: s.period.End, Limit: placeBatch})
+	if err != nil {
+		return fmt.Errorf("read records of instance %q: %w", s.target.InstanceID, err)
+	}
+	s.taken = slices.ContainsFunc(records, func(r BillRecord) bool {
+		return !r.Billed.IsZero() && r.Window.Start.Before(s.window.End) && s.window.Start.Before(r.Window.End)
+	})
+	return nil
+}
+
 // isTaken reports whether a record of the entry's window is in the books already.
 func (p *posting) isTaken(e entry) bool {
-	return p.mayBeTaken(e) && slices.ContainsFunc(p.sns(e), func(sn MeteringSN) bool { return p.taken[sn] })
+	return e.slot.taken || p.mayBeTaken(e) && slices.ContainsFunc(p.sns(e), func(sn MeteringSN) bool { return p.taken[sn] })
 }
 
 // split divides an amount into what is billed, truncated to the marketplace's decimals, and the rest. A credit bills
