@@ -49,6 +49,10 @@ type billRecord struct {
 	ChangedAt   time.Time      `json:"changed_at"`
 	Code        string         `json:"code"`
 	Message     string         `json:"message"`
+	Mode        string         `json:"mode"`
+	BookedHour  time.Time      `json:"booked_hour"`
+	Replaces    string         `json:"replaces"`
+	Actor       string         `json:"actor"`
 	Transitions []billMovement `json:"transitions"`
 }
 
@@ -63,18 +67,21 @@ type billMovement struct {
 	Message     string    `json:"message"`
 	RequestHash string    `json:"request_hash"`
 	LatencyMS   int64     `json:"latency_ms"`
+	Detail      string    `json:"detail"`
+	Actor       string    `json:"actor"`
 }
 
 func newBillsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bills",
-		Short: "Look at the bill records of a running daemon",
+		Short: "Look at the bill records of a running daemon, and decide about them",
 		Long: `Look at the bill records of a running daemon: what was, is or will be reported to the marketplace for each
-instance and hour.`,
+instance and hour. What delivery can't settle by itself waits for a person: retry, write-off, unbillable and resend.`,
 		Args: noSubcommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newBillsListCommand(), newBillsShowCommand())
+	cmd.AddCommand(newBillsRetryCommand(), newBillsWriteOffCommand(), newBillsUnbillableCommand(), newBillsResendCommand())
 	return cmd
 }
 
@@ -357,12 +364,9 @@ type csvRecords struct {
 
 func (c *csvRecords) page(ctx context.Context, client *apiClient, query url.Values) (n int, next string, err error) {
 	err = client.do(ctx, http.MethodGet, recordsPath, query, "text/csv", nil, func(header http.Header, body io.Reader) error {
-		text, err := io.ReadAll(io.LimitReader(body, maxAnswerBytes+1))
+		text, err := readAnswer(body)
 		if err != nil {
 			return err
-		}
-		if len(text) > maxAnswerBytes {
-			return fmt.Errorf("the answer is larger than %d MiB; use a smaller --limit", maxAnswerBytes>>20)
 		}
 		heading, rows, ok := bytes.Cut(text, []byte("\n"))
 		if !ok || !bytes.HasPrefix(heading, []byte("sn,")) {

@@ -30,6 +30,7 @@ var stateMeanings = map[reporter.State]string{
 	reporter.StateCarried:    "nothing to send; the amount went into the next hour",
 	reporter.StateShadowed:   "mode shadow: never sent to the marketplace",
 	reporter.StateDryRun:     "mode dry-run: never sent",
+	reporter.StateReplaced:   "failed, and reported again as another record",
 }
 
 func newBillsShowCommand() *cobra.Command {
@@ -96,6 +97,9 @@ func writeBill(w io.Writer, r billRecord) error {
 		{"revision", strconv.FormatUint(uint64(r.Revision), 10)},
 		{"record time", showTime(r.RecordTime)},
 		{"attempts", strconv.FormatUint(uint64(r.Attempts), 10)},
+		{"mode", r.Mode},
+		{"booked under", showTime(r.BookedHour)},
+		{"replaces", r.Replaces},
 	} {
 		fields.row("  "+field.name, field.value)
 	}
@@ -105,14 +109,19 @@ func writeBill(w io.Writer, r billRecord) error {
 	if _, err := fmt.Fprintln(w, "\nlife"); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
-	life := newTable(w, "#", "AT", "STATE", "ATTEMPT", "ENDPOINT", "CODE", "LATENCY", "REQUEST SHA-256", "MESSAGE")
-	for _, m := range r.Transitions {
+	return writeLife(w, r.Transitions)
+}
+
+// writeLife writes the transitions of a record.
+func writeLife(w io.Writer, transitions []billMovement) error {
+	life := newTable(w, "#", "AT", "STATE", "ATTEMPT", "ENDPOINT", "CODE", "LATENCY", "REQUEST SHA-256", "BY", "MESSAGE")
+	for _, m := range transitions {
 		latency := ""
 		if m.LatencyMS > 0 {
 			latency = (time.Duration(m.LatencyMS) * time.Millisecond).String()
 		}
 		life.row(strconv.FormatUint(uint64(m.Seq), 10), showTime(m.At), m.State, strconv.FormatUint(uint64(m.Attempt), 10),
-			m.Endpoint, m.Code, latency, m.RequestHash, m.Message)
+			m.Endpoint, m.Code, latency, m.RequestHash, m.Actor, m.Message)
 	}
 	return life.flush()
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/meterd/meterd/internal/sender"
+	"github.com/meterd/meterd/meter"
 )
 
 const (
@@ -43,11 +44,16 @@ func (c *apiClient) getJSON(ctx context.Context, path string, query url.Values, 
 
 // postJSON sends a value as JSON and reads the answer into another one.
 func (c *apiClient) postJSON(ctx context.Context, path string, body, into any) error {
+	return c.postQuery(ctx, path, nil, body, into)
+}
+
+// postQuery is postJSON with parameters in the URL.
+func (c *apiClient) postQuery(ctx context.Context, path string, query url.Values, body, into any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
-	return c.do(ctx, http.MethodPost, path, nil, "application/json", text, readJSONAnswer(path, into))
+	return c.do(ctx, http.MethodPost, path, query, "application/json", text, readJSONAnswer(path, into))
 }
 
 // reading takes a successful answer.
@@ -55,12 +61,9 @@ type reading func(header http.Header, body io.Reader) error
 
 func readJSONAnswer(path string, into any) reading {
 	return func(_ http.Header, body io.Reader) error {
-		text, err := io.ReadAll(io.LimitReader(body, maxAnswerBytes+1))
+		text, err := readAnswer(body)
 		if err != nil {
-			return fmt.Errorf("read answer: %w", err)
-		}
-		if len(text) > maxAnswerBytes {
-			return fmt.Errorf("the answer is larger than %d MiB; ask for less", maxAnswerBytes>>20)
+			return err
 		}
 		if err := json.Unmarshal(text, into); err != nil {
 			return fmt.Errorf("the answer to %s can't be read, is that a meterd daemon? %w", path, err)
@@ -69,9 +72,28 @@ func readJSONAnswer(path string, into any) reading {
 	}
 }
 
+// readAnswer reads a whole answer, and refuses one that is larger than any that was asked for.
+func readAnswer(body io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(body, maxAnswerBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	if len(text) > maxAnswerBytes {
+		return nil, fmt.Errorf("the answer is larger than %d MiB; ask for less, as by a smaller --limit", maxAnswerBytes>>20)
+	}
+	return text, nil
+}
+
 // do makes one request and gives a successful answer to read. Any other answer is a [*problemError].
 func (c *apiClient) do(
 	ctx context.Context, method, path string, query url.Values, accept string, body []byte, read reading,
+) error {
+	return c.exchange(ctx, method, path, query, accept, body, func(resp *http.Response) error { return read(resp.Header, resp.Body) })
+}
+
+// exchange is do with the whole answer, for the trailer behind its body.
+func (c *apiClient) exchange(
+	ctx context.Context, method, path string, query url.Values, accept string, body []byte, read func(*http.Response) error,
 ) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -97,7 +119,7 @@ func (c *apiClient) do(
 	if resp.StatusCode/100 != 2 {
 		return newProblemError(resp)
 	}
-	if err := read(resp.Header, resp.Body); err != nil {
+	if err := read(resp); err != nil {
 		return c.explain(err)
 	}
 	return nil
@@ -146,6 +168,8 @@ type problemError struct {
 	Items         []string // what is wrong with each part of the request, at most maxProblemItems
 	Total         int      // how many parts are wrong
 	RetryAfter    string
+	// Effect is the effect as it is now, where a commit came too late; nil otherwise.
+	Effect *meter.Effect
 }
 
 // newProblemError reads the answer. One that isn't the daemon's, such as a proxy's page, leaves only the status.
@@ -157,7 +181,9 @@ func newProblemError(resp *http.Response) *problemError {
 		Detail      string `json:"detail"`
 		RequestID   string `json:"request_id"`
 		TotalErrors int    `json:"total_errors"`
-		Errors      []struct {
+		// Effect goes with the status 409.
+		Effect *meter.Effect `json:"effect"`
+		Errors []struct {
 			Index  *int   `json:"index"`
 			Field  string `json:"field"`
 			Reason string `json:"reason"`
@@ -169,6 +195,7 @@ func newProblemError(resp *http.Response) *problemError {
 		return e
 	}
 	e.Title, e.Detail, e.RequestID = printable(p.Title), printable(p.Detail), printable(p.RequestID)
+	e.Effect = p.Effect
 	e.Total = max(p.TotalErrors, len(p.Errors))
 	for _, item := range p.Errors[:min(len(p.Errors), maxProblemItems)] {
 		line := ""

@@ -32,6 +32,7 @@ type closeAnswer struct {
 	Events    uint64               `json:"events"`
 	Usages    uint64               `json:"usages"`
 	Records   uint64               `json:"records"`
+	Recounts  int                  `json:"recounts"`
 	States    map[string]uint64    `json:"states"`
 	Delivered reporter.PassSummary `json:"delivered"`
 }
@@ -152,6 +153,9 @@ func writeClose(w io.Writer, a closeAnswer, s closeStatus, until time.Time) erro
 			b.WriteString(" (" + states + ")")
 		}
 		b.WriteByte('\n')
+	}
+	if a.Recounts > 0 {
+		fmt.Fprintf(&b, "recounted  %s that events or voids came for after they were closed\n", plural(a.Recounts, "hour", "hours"))
 	}
 	writeDelivery(&b, a, s)
 	_, err := io.WriteString(w, b.String())

@@ -23,6 +23,15 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
+// codeError is an error with an exit code of its own.
+type codeError struct {
+	code int
+	err  error
+}
+
+func (e *codeError) Error() string { return e.err.Error() }
+func (e *codeError) Unwrap() error { return e.err }
+
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRootCommand()
@@ -35,6 +44,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitOK
 	}
 	fmt.Fprintf(stderr, "Error: %v\n", err)
+	var coded *codeError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
 	var usage *usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
 		return exitUsage
@@ -57,5 +70,7 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration.`,
 	root.AddCommand(newCheckConfigCommand(), newEngineCommand(), newVersionCommand())
 	root.AddCommand(newServeCommand(), newSandboxCommand(), newSendCommand(), newDemoCommand())
 	root.AddCommand(newBillsCommand(), newCloseCommand(), newDeadLettersCommand(), newMetersCommand(), newQueryCommand(), newDoctorCommand())
+	root.AddCommand(newBackfillCommand(), newVoidCommand(), newHeldCommand(), newInstancesCommand(), newBreakerCommand())
+	root.AddCommand(newBookingsCommand(), newAdjustmentsCommand(), newAuditCommand(), newExplainCommand(), newVerifyCommand())
 	return root
 }

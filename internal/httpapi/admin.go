@@ -39,13 +39,16 @@ func (a *API) readJSON(w *response, r *http.Request, into any) error {
 
 // closeView is what a close did.
 type closeView struct {
-	Windows int               `json:"windows"`
-	First   *meter.Window     `json:"first,omitempty"`
-	Last    *meter.Window     `json:"last,omitempty"`
-	Events  uint64            `json:"events"`
-	Usages  uint64            `json:"usages"`
-	Records uint64            `json:"records"`
-	States  map[string]uint64 `json:"states"`
+	Windows int           `json:"windows"`
+	First   *meter.Window `json:"first,omitempty"`
+	Last    *meter.Window `json:"last,omitempty"`
+	Events  uint64        `json:"events"`
+	Usages  uint64        `json:"usages"`
+	Records uint64        `json:"records"`
+	// Recounts is how many closed hours were counted again; Usages, Records, Adjustments and States include theirs.
+	Recounts    int               `json:"recounts"`
+	Adjustments uint64            `json:"adjustments"`
+	States      map[string]uint64 `json:"states"`
 	// Delivered is what became of the records that were due, those of earlier windows included.
 	Delivered deliveryView `json:"delivered"`
 }
@@ -61,28 +64,40 @@ type deliveryView struct {
 	Held      int                 `json:"held"`
 	DueLeft   uint64              `json:"due_left"`
 	Unsettled int                 `json:"unsettled"`
+	OldestDue *meter.Window       `json:"oldest_due,omitempty"`
 	Stopped   reporter.StopReason `json:"stopped,omitempty"`
 	RetryAt   *time.Time          `json:"retry_at,omitempty"`
+	Shadowed  int                 `json:"shadowed,omitempty"`
+	// Shadow is the same for the records in mode shadow; absent when there were none.
+	Shadow *deliveryView `json:"shadow,omitempty"`
 }
 
 func viewClose(summary reporter.Summary) closeView {
-	s, d := summary.Closed, summary.Delivered
+	s := summary.Closed
 	v := closeView{
-		Windows: s.Windows, Events: s.Events, Usages: s.Usages, Records: s.Records, States: map[string]uint64{},
-		Delivered: deliveryView{
-			Windows: d.Windows, Settled: d.Settled, Calls: d.Calls, Accepted: d.Accepted, Rejected: d.Rejected,
-			Expired: d.Expired, Held: d.Held, DueLeft: d.DueLeft, Unsettled: d.Unsettled, Stopped: d.Stopped,
-		},
-	}
-	if !d.RetryAt.IsZero() {
-		at := d.RetryAt.UTC()
-		v.Delivered.RetryAt = &at
+		Windows: s.Windows, Events: s.Events, Usages: s.Usages, Records: s.Records, Recounts: s.Recounts, Adjustments: s.Adjustments,
+		States: map[string]uint64{}, Delivered: viewDelivery(summary.Delivered),
 	}
 	if s.Windows > 0 {
 		v.First, v.Last = &s.First, &s.Last
 	}
 	for state, n := range s.States {
 		v.States[state.String()] = n
+	}
+	return v
+}
+
+func viewDelivery(d reporter.PassSummary) deliveryView {
+	v := deliveryView{
+		Windows: d.Windows, Settled: d.Settled, Calls: d.Calls, Accepted: d.Accepted, Rejected: d.Rejected, Expired: d.Expired, Held: d.Held,
+		Shadowed: d.Shadowed, DueLeft: d.DueLeft, Unsettled: d.Unsettled, Stopped: d.Stopped, RetryAt: optionalTime(d.RetryAt),
+	}
+	if !d.OldestDue.IsZero() {
+		v.OldestDue = &d.OldestDue
+	}
+	if d.Shadow != nil {
+		shadow := viewDelivery(*d.Shadow)
+		v.Shadow = &shadow
 	}
 	return v
 }
@@ -99,7 +114,7 @@ func (a *API) postClose(w *response, r *http.Request) error {
 		return invalidRequest("until: is required, as an RFC 3339 time; windows whose end and grace period are before it are closed")
 	}
 	summary, err := a.o.Close(r.Context(), request.Until.UTC())
-	if errors.Is(err, reporter.ErrFuture) {
+	if errors.Is(err, reporter.ErrFuture) || errors.Is(err, reporter.ErrNotHolder) || errors.Is(err, reporter.ErrClockAhead) {
 		return err
 	}
 	if err != nil {

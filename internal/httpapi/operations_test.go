@@ -103,9 +103,10 @@ func TestAdmin_Close(t *testing.T) {
 	t.Parallel()
 	b := setup(t, nil)
 	b.books.summary.Closed = reporter.ClosedSummary{
-		Windows: 2, First: hour(7), Last: hour(8), Events: 10, Usages: 3, Records: 3,
+		Windows: 2, First: hour(7), Last: hour(8), Events: 10, Usages: 3, Records: 3, Recounts: 1, Adjustments: 2,
 		States: map[reporter.State]uint64{reporter.StatePending: 2, reporter.StateCarried: 1},
 	}
+	b.books.summary.Delivered = reporter.PassSummary{Unsettled: 1, OldestDue: hour(8), RetryAt: testNow, Shadow: &reporter.PassSummary{Shadowed: 2}}
 	a := b.do(t, http.MethodPost, "/api/v1/admin/close", adminKey, `{"until":"2026-11-23T17:00:00+08:00"}`, "Content-Type: application/json")
 	golden(t, "close.json", a.body)
 	if a.status != http.StatusOK || !b.books.until.Equal(hour(9).Start) {
@@ -123,8 +124,20 @@ func TestAdmin_Close(t *testing.T) {
 			t.Errorf("%s: detail = %q, want %q", body, p["detail"], detail)
 		}
 	}
-	b.books.err = errors.New("away")
-	wantProblem(t, b.do(t, http.MethodPost, "/api/v1/admin/close", adminKey, `{"until":"2026-11-23T09:00:00Z"}`), 503, "unavailable")
+	for err, want := range map[error]struct {
+		status int
+		code   string
+		detail string
+	}{
+		errors.New("away"): {503, "unavailable", "didn't come to its end"}, reporter.ErrNotHolder: {409, "not-allowed", "another daemon"},
+		reporter.ErrClockAhead: {503, "unavailable", "clock is ahead"},
+	} {
+		b.books.err = fmt.Errorf("close: %w", err)
+		p := wantProblem(t, b.do(t, http.MethodPost, "/api/v1/admin/close", adminKey, `{"until":"2026-11-23T09:00:00Z"}`), want.status, want.code)
+		if !strings.Contains(fmt.Sprint(p["detail"]), want.detail) {
+			t.Errorf("%v: detail = %v", err, p["detail"])
+		}
+	}
 	wantProblem(t, b.do(t, http.MethodPost, "/api/v1/admin/close", adminKey, `{}`, "Content-Type: text/plain"), 415, "unsupported-media-type")
 }
 

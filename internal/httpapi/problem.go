@@ -172,6 +172,16 @@ func toProblem(err error) *problem {
 		return &problem{Status: http.StatusRequestEntityTooLarge, Code: "too-large", Detail: "the batch is too large for the spool; send smaller batches"}
 	case errors.Is(err, reporter.ErrNotFound), errors.Is(err, reporter.ErrUnknownRecord):
 		return &problem{Status: http.StatusNotFound, Code: "not-found", Detail: err.Error()}
+	case errors.Is(err, reporter.ErrNotHolder):
+		return &problem{
+			Status: http.StatusConflict, Code: "not-allowed", cause: err,
+			Detail: "another daemon on the same ClickHouse holds the lease, so it is the one that closes and delivers; ask that one",
+		}
+	case errors.Is(err, reporter.ErrClockAhead):
+		return &problem{
+			Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 60, cause: err,
+			Detail: "this machine's clock is ahead of what can be trusted, so nothing is closed until it is right; meterd doctor looks at it",
+		}
 	case errors.Is(err, reporter.ErrNotAllowed):
 		return &problem{Status: http.StatusConflict, Code: "not-allowed", Detail: err.Error()}
 	case errors.Is(err, reporter.ErrFuture), errors.Is(err, meter.ErrBadQuery):
