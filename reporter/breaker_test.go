@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/meterd/meterd/reporter"
 	"github.com/meterd/meterd/reporter/reportertest"
 )
@@ -91,5 +93,60 @@ func TestBreakerSurvivesClockSetBack(t *testing.T) {
 	clock.Set(at(1))
 	if s := b.State(); s != reporter.BreakerHalfOpen {
 		t.Errorf("state = %s, want half-open", s)
+	}
+}
+
+func TestBreakerStory(t *testing.T) {
+	t.Parallel()
+	clock := reportertest.NewClock(at(0))
+	b := reporter.NewBreaker(2, time.Minute, clock.Now, nil)
+	call(t, b, reporter.ClassUnavailable)
+	call(t, b, reporter.ClassUnknown)
+	clock.Set(at(1))
+	call(t, b, reporter.ClassAccepted)
+	want := []reporter.BreakerChange{
+		{At: at(0), From: reporter.BreakerClosed, To: reporter.BreakerOpen, Reason: "unknown: said", Failures: 2, RetryAt: at(1)},
+		{At: at(1), From: reporter.BreakerOpen, To: reporter.BreakerHalfOpen, Reason: "the open time is over, the next due record is the probe", Failures: 2},
+		{At: at(1), From: reporter.BreakerHalfOpen, To: reporter.BreakerClosed, Reason: "accepted: said"},
+	}
+	if diff := cmp.Diff(want, b.Story()); diff != "" {
+		t.Errorf("story differs (-want +got):\n%s", diff)
+	}
+}
+
+// The story is bounded, and a long outage doesn't crowd out how it began.
+func TestBreakerStoryIsBounded(t *testing.T) {
+	t.Parallel()
+	clock := reportertest.NewClock(at(0))
+	b := reporter.NewBreaker(1, time.Minute, clock.Now, nil)
+	call(t, b, reporter.ClassUnavailable)
+	for minute := 1; minute < 500; minute++ {
+		clock.Set(at(minute))
+		call(t, b, reporter.ClassUnavailable)
+	}
+	story := b.Story()
+	if len(story) != 50 || !story[0].At.Equal(at(0)) || !story[49].At.Equal(at(499)) {
+		t.Errorf("%d changes from %s to %s, want 50 with the first and the last one", len(story), story[0].At, story[len(story)-1].At)
+	}
+}
+
+// An answer to a call that was under way during a reset counts for nothing.
+func TestBreakerReset(t *testing.T) {
+	t.Parallel()
+	clock := reportertest.NewClock(at(0))
+	b := reporter.NewBreaker(1, time.Minute, clock.Now, nil)
+	done, err := b.Allow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Reset("reset by test")
+	done(reporter.ClassUnavailable, "late")
+	if b.State() != reporter.BreakerClosed {
+		t.Errorf("state = %s, want closed", b.State())
+	}
+	call(t, b, reporter.ClassUnavailable)
+	b.Reset("reset by test")
+	if b.State() != reporter.BreakerClosed || !b.RetryAt().IsZero() {
+		t.Errorf("state = %s, retry at %s, want closed", b.State(), b.RetryAt())
 	}
 }

@@ -24,3 +24,18 @@ func (b *breaker) State() BreakerState { return b.state() }
 
 // RetryAt is retryAt.
 func (b *breaker) RetryAt() time.Time { return b.retryAt() }
+
+// BatchSize opens what is learned about the size of batches.
+type BatchSize struct{ b batchSize }
+
+// NewBatchSize is newBatchSize.
+func NewBatchSize(highest int) *BatchSize { return &BatchSize{newBatchSize(highest)} }
+
+// Limit is the current limit.
+func (s *BatchSize) Limit() int { return s.b.limit }
+
+// TooLarge is tooLarge.
+func (s *BatchSize) TooLarge(n int) { s.b.tooLarge(n) }
+
+// Accepted is accepted.
+func (s *BatchSize) Accepted(n int) { s.b.accepted(n) }

@@ -51,8 +51,9 @@ func (r *Reporter) openFor(now time.Time) time.Duration {
 // has taken full batches for a while. Each time that raising turns out wrong the next trial comes later.
 type batchSize struct {
 	limit, highest int
-	taken          int // full batches taken since the last change
-	patience       int // full batches to be taken before the next raise
+	taken          int  // full batches taken since the last change
+	patience       int  // full batches to be taken before the next raise
+	raised         bool // the last change was a raise
 }
 
 const (
@@ -70,10 +71,10 @@ func (b *batchSize) tooLarge(n int) bool {
 	if half >= b.limit {
 		return false
 	}
-	if b.limit < b.highest {
+	if b.raised {
 		b.patience = min(2*b.patience, longestPatience)
 	}
-	b.limit, b.taken = half, 0
+	b.limit, b.taken, b.raised = half, 0, false
 	return true
 }
 
@@ -85,7 +86,7 @@ func (b *batchSize) accepted(n int) bool {
 	if b.taken++; b.taken < b.patience {
 		return false
 	}
-	b.limit, b.taken = min(2*b.limit, b.highest), 0
+	b.limit, b.taken, b.raised = min(2*b.limit, b.highest), 0, true
 	return true
 }
 
