@@ -56,14 +56,25 @@ func (s *Store) commit(ctx context.Context, b reporter.Booking) error {
 	if err := s.checkRows(ctx, b); err != nil {
 		return err
 	}
+	return s.finish(ctx, b, s.take(ctx, b), views)
+}
+
+// take tries to take the booking's number. Its error says little: whether b has the number is told by the view.
+func (s *Store) take(ctx context.Context, b reporter.Booking) error {
 	definition, err := bookingDefinition(b)
 	if err != nil {
 		return err
 	}
-	created := s.conn.Exec(ctx, "CREATE VIEW "+bookingView(b.Number)+s.onCluster()+" AS SELECT "+definition)
-	if created == nil {
+	err = s.conn.Exec(ctx, "CREATE VIEW "+bookingView(b.Number)+s.onCluster()+" AS SELECT "+definition)
+	if err == nil {
 		killpoint.Hit("commit.view_created")
 	}
+	return wrap("take number", err)
+}
+
+// finish finds out who has the number after created, the result of trying to take it, and makes the row. views are the
+// numbers that had views before.
+func (s *Store) finish(ctx context.Context, b reporter.Booking, created error, views []uint64) error {
 	// Whatever the answer was, the view decides: an error may have come after the deed.
 	holder, err := s.completeBooking(ctx, b.Number)
 	switch {

@@ -27,6 +27,9 @@ const (
 type LeaseOptions struct {
 	// TTL is how long a holder may be silent; 0 means [DefaultLeaseTTL]. It should be the same in all processes.
 	TTL time.Duration
+	// Holder names this process and its predecessors, of which at most one can live at a time (whoever holds the lock of a
+	// data directory, say): a process that finds its own name in the lease takes over at once. "" means a random name.
+	Holder string
 	// Elapsed is the time since some fixed moment by a clock that is never set: only differences count, and only within this
 	// process. Required.
 	Elapsed func() time.Duration
@@ -72,11 +75,12 @@ func newLease(open func() (*Store, error), opts LeaseOptions) (*Lease, error) {
 	if opts.TTL <= 0 || opts.Elapsed == nil {
 		return nil, fmt.Errorf("lease: ttl must be positive (got %s) and elapsed is required", opts.TTL)
 	}
-	var name [16]byte
-	if _, err := rand.Read(name[:]); err != nil {
-		return nil, fmt.Errorf("name holder of lease: %w", err)
+	if opts.Holder == "" {
+		var name [16]byte
+		_, _ = rand.Read(name[:]) // never fails
+		opts.Holder = hex.EncodeToString(name[:])
 	}
-	return &Lease{open: open, holder: hex.EncodeToString(name[:]), ttl: opts.TTL, elapsed: opts.Elapsed}, nil
+	return &Lease{open: open, holder: opts.Holder, ttl: opts.TTL, elapsed: opts.Elapsed}, nil
 }
 
 // Epoch returns the epoch that this process holds; 0 if it held none when [Lease.Hold] was last called.
@@ -113,7 +117,10 @@ func (l *Lease) hold(ctx context.Context, s *Store) (bool, error) {
 		l.seen, l.since = sign, now
 	}
 	if sign.epoch != 0 && !sign.released && now-l.since < l.ttl {
-		return false, nil
+		mine, err := s.heldBy(ctx, sign.epoch, l.holder)
+		if err != nil || !mine { // otherwise a predecessor of this process held it, and is gone
+			return false, err
+		}
 	}
 	return l.take(ctx, s, sign.epoch+1, epochs)
 }
@@ -150,12 +157,11 @@ func (l *Lease) take(ctx context.Context, s *Store, epoch uint64, before []uint6
 	view := leaseView(epoch)
 	created := s.conn.Exec(ctx, "CREATE VIEW "+view+s.onCluster()+" AS SELECT "+hexText(l.holder)+" AS holder")
 	// Whatever the answer was, the view decides: an error may have come after the deed.
-	var holder string
-	if err := s.conn.QueryRow(ctx, "SELECT holder FROM "+view).Scan(&holder); err != nil {
-		return false, errors.Join(created, fmt.Errorf("read %s: %w", view, err))
-	}
-	if holder != l.holder {
-		return false, nil
+	if mine, err := s.heldBy(ctx, epoch, l.holder); err != nil || !mine {
+		if err != nil {
+			err = errors.Join(created, err)
+		}
+		return false, err
 	}
 	l.mine, l.beat = epoch, 0
 	held, err := l.sign(ctx, s)
@@ -166,6 +172,15 @@ func (l *Lease) take(ctx context.Context, s *Store, epoch uint64, before []uint6
 		s.logger.Warn("old views of the lease not dropped", "err", err)
 	}
 	return true, nil
+}
+
+// heldBy reports whether an epoch belongs to the holder.
+func (s *Store) heldBy(ctx context.Context, epoch uint64, holder string) (bool, error) {
+	var name string
+	if err := s.conn.QueryRow(ctx, "SELECT holder FROM "+leaseView(epoch)).Scan(&name); err != nil {
+		return false, fmt.Errorf("read %s: %w", leaseView(epoch), err)
+	}
+	return name == holder, nil
 }
 
 // Release gives the lease up, so that another process need not wait for it to run out. It does nothing for a process that

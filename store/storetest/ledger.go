@@ -3,7 +3,6 @@ package storetest
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -354,44 +353,6 @@ func testCommitRace(t *testing.T, s *suite) {
 		}
 	}
 	s.record("%d bookings", len(list))
-}
-
-// testStaleProcess shows that a process that slept through many bookings can't take an old number.
-func testStaleProcess(t *testing.T, s *suite) {
-	ctx := t.Context()
-	const n = 70
-	for i := range n {
-		s.book(t, reporter.BookingRecount, hourAt(i), reporter.Rows{})
-	}
-	var views []string
-	tables := must(s.conn(t).Query(ctx, "SELECT name FROM system.tables WHERE database = '"+s.config.Database+"' AND match(name, '^booking_[0-9]+$')"))(t)
-	for tables.Next() {
-		var name string
-		if err := tables.Scan(&name); err != nil {
-			t.Fatal(err)
-		}
-		views = append(views, name)
-	}
-	if err := errors.Join(tables.Err(), tables.Close()); err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(views)
-	if len(views) != 64 || views[63] != fmt.Sprintf("booking_%020d", n) {
-		t.Errorf("%d views, the last %s, want the newest 64", len(views), views[len(views)-1])
-	}
-	// What it does after it looked at the end of the log, as long ago as that may be.
-	s.exec(t, "CREATE VIEW booking_"+strings.Repeat("0", 19)+"3 AS SELECT toUInt64(3) AS number, toUInt64(99) AS version, toUInt8(1) AS kind,"+
-		" toDateTime('2026-01-01 00:00:00', 'UTC') AS window_start, toDateTime('2026-01-01 01:00:00', 'UTC') AS window_end, toInt64(1) AS at, toUInt64(0) AS events,"+
-		" toUInt64(0) AS usages, toUInt64(0) AS records, toUInt64(0) AS adjustments, toUInt64(0) AS balances, toUInt64(0) AS covers, '' AS instance_id, '' AS actor, '' AS reason")
-	stale := reporter.Booking{Number: 3, Version: 99, Kind: reporter.BookingClose, Window: hourAt(2), At: base}
-	if err := s.store.Commit(ctx, stale); !errors.Is(err, reporter.ErrBookingTaken) {
-		t.Errorf("Commit of a stale number = %v, want ErrBookingTaken", err)
-	}
-	last := s.book(t, reporter.BookingClose, hourAt(n), reporter.Rows{})
-	if list := must(s.store.Bookings(ctx, time.Time{}, time.Time{}))(t); len(list) != n+1 || list[2].Version == 99 || list[n].Number != last.Number {
-		t.Errorf("%d bookings, the third of version %d, want %d without the stale one", len(list), list[2].Version, n+1)
-	}
-	s.record("%d views, last booking %d", len(views), last.Number)
 }
 
 func testConcurrency(t *testing.T, s *suite) {

@@ -64,6 +64,14 @@ func testLease(t *testing.T, s *suite) {
 		t.Errorf("Release of nothing: %v", err)
 	}
 	s.record("epoch %d", a.Epoch())
+	if err := a.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a successor of the same name doesn't wait; its predecessor is dead
+		l := must(s.store.NewLease(store.LeaseOptions{TTL: s.ttl(), Holder: "one-data-directory", Elapsed: clockA.Elapsed}))(t)
+		expect("of a process and of its successor", l, true)
+	}
+	expect("of another one meanwhile", b, false)
 	if _, err := s.store.NewLease(store.LeaseOptions{}); err == nil {
 		t.Error("NewLease without a clock succeeded")
 	}
