@@ -255,6 +255,9 @@ func (s *Store) backfillPending(ctx context.Context, values ValueReader, meters 
 	for _, hour := range hours {
 		b := backfill{store: s, values: values, hour: time.Unix(hour, 0).UTC(), report: report, wanted: map[uint64]*lackSet{}}
 		for _, m := range byHour[hour] {
+			if b.wanted[m.Fingerprint()] != nil {
+				continue // meters of one fingerprint share their values
+			}
 			b.conditions = append(b.conditions, lacking(m))
 			b.types = append(b.types, m.EventType)
 			b.fingerprints = append(b.fingerprints, m.Fingerprint())

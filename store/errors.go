@@ -15,7 +15,7 @@ var (
 	// computed from them yet. Run Store.BackfillMeters, then ask again.
 	ErrNotBackfilled = errors.New("values of this meter are not computed yet for older events")
 	// ErrEffectChanged: what was previewed is not what would happen now.
-	ErrEffectChanged = errors.New("the effect is not the one that was previewed: events or voids arrived, or the request differs; preview again")
+	ErrEffectChanged = meter.ErrEffectChanged
 	// ErrOverflow: an aggregate could exceed the store's Decimal(38,18).
 	ErrOverflow = errors.New("aggregate could exceed the decimal range")
 	// ErrRowsMissing: an insert was confirmed but the store does not hold every row. Repeat it.

@@ -2,9 +2,13 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/meterd/meterd/meter"
+	"github.com/meterd/meterd/reporter"
 )
+
+var _ reporter.VerifyBooks = (*Late)(nil)
 
 // PreviewVoid is [Store.PreviewVoid].
 func (l *Late) PreviewVoid(ctx context.Context, req meter.VoidRequest) (meter.Effect, error) {
@@ -28,4 +32,14 @@ func (l *Late) UsageEvents(ctx context.Context, hour meter.Window, subject strin
 		return nil, "", err
 	}
 	return s.UsageEvents(ctx, hour, subject, m, after, limit)
+}
+
+// AccountSums implements reporter.VerifyBooks.
+func (l *Late) AccountSums(ctx context.Context, from, to time.Time, recount bool, meters []meter.Meter, yield func(reporter.AccountSum) error) error {
+	return l.do(func(s *Store) error { return s.AccountSums(ctx, from, to, recount, meters, yield) })
+}
+
+// CheckRows implements reporter.VerifyBooks.
+func (l *Late) CheckRows(ctx context.Context, limit int) ([]string, error) {
+	return ask(l, func(s *Store) ([]string, error) { return s.CheckRows(ctx, limit) })
 }

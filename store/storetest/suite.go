@@ -56,6 +56,16 @@ func Run(t *testing.T, backend Backend) {
 		{"refused rows", testRefusedRows},
 		{"rows written", testRowsWritten},
 		{"window changes", testWindowChanges},
+		{"scopes", testScopes},
+		{"touches", testTouches},
+		{"stale hours", testStaleHours},
+		{"late events", testLateEvents},
+		{"voids", testVoids},
+		{"interrupted void", testInterruptedVoid},
+		{"backfill preview", testPreviewBackfill},
+		{"events behind usage", testUsageEvents},
+		{"account sums", testAccountSums},
+		{"check rows", testCheckRows},
 		{"bookings", testBookings},
 		{"hostile bookings", testHostileBookings},
 		{"commit race", testCommitRace},
@@ -243,7 +253,7 @@ func (s *suite) optimize(t *testing.T) {
 	var statements []string
 	for _, table := range []string{
 		"usage_events", "hourly_usage", "bill_records", "bill_record_transitions", "bookings", "booking_settlements", "adjustments",
-		"account_balances", "covers", "instance_changes", "audit_log",
+		"account_balances", "covers", "instance_changes", "audit_log", "touches", "event_voids",
 	} {
 		statements = append(statements, "OPTIMIZE TABLE "+table+" FINAL")
 	}
