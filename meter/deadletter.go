@@ -71,12 +71,14 @@ type DeadLetters struct {
 
 // DeadLetterStats are counts.
 type DeadLetterStats struct {
-	Letters  int    // in the file now
-	Bytes    int64  // of the file now
-	Written  uint64 // since start
-	Repeated uint64 // since start: the same event refused for the same reason again, not written twice
-	Dropped  uint64 // since start: not kept because the file is full
-	Failed   uint64 // since start: not kept because writing failed
+	Letters int   // in the file now
+	Bytes   int64 // of the file now
+	// Acknowledged are those of the letters in the file whose event was acknowledged before the store refused it.
+	Acknowledged uint64
+	Written      uint64 // since start
+	Repeated     uint64 // since start: the same event refused for the same reason again, not written twice
+	Dropped      uint64 // since start: not kept because the file is full
+	Failed       uint64 // since start: not kept because writing failed
 }
 
 // OpenDeadLetters opens or creates the file. A last line that a crash left incomplete is cut off.
@@ -109,6 +111,7 @@ func (d *DeadLetters) open() error {
 		d.nextID = max(d.nextID, l.ID+1)
 		d.remember(letterDigest(l))
 		d.stats.Letters++
+		d.stats.Acknowledged += one(l.Acknowledged)
 		return true
 	})
 	if err == nil {
@@ -194,7 +197,7 @@ func (d *DeadLetters) Add(letters ...DeadLetter) error {
 		d.stats.Failed += uint64(len(letters))
 		return fmt.Errorf("add dead letters: %w", os.ErrClosed)
 	}
-	written := 0
+	written, acknowledged := 0, uint64(0)
 	var digests []uint64
 	id := d.nextID
 	for i := range letters {
@@ -218,6 +221,7 @@ func (d *DeadLetters) Add(letters ...DeadLetter) error {
 		}
 		id++
 		written++
+		acknowledged += one(l.Acknowledged)
 		digests = append(digests, digest)
 	}
 	if written == 0 {
@@ -231,11 +235,20 @@ func (d *DeadLetters) Add(letters ...DeadLetter) error {
 	killpoint.Hit("deadletters.add.written")
 	d.nextID = id
 	d.stats.Letters += written
+	d.stats.Acknowledged += acknowledged
 	d.stats.Written += uint64(written)
 	for _, digest := range digests {
 		d.remember(digest)
 	}
 	return nil
+}
+
+// one is 1 if yes.
+func one(yes bool) uint64 {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // write appends whole lines durably. What a failed write left is cut off again; if that fails, too, the next write

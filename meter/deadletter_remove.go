@@ -47,14 +47,17 @@ func (d *DeadLetters) rewrite(gone map[uint64]bool) (removed int, err error) {
 	old := d.file
 	d.file, d.size, d.recent = temp, kept.size, kept.recent
 	d.stats.Letters -= kept.removed
+	d.stats.Acknowledged -= kept.acknowledged
 	return kept.removed, errors.Join(old.Close(), syncDir(filepath.Dir(d.path)))
 }
 
 // survivors is what a rewrite keeps.
 type survivors struct {
 	removed int
-	size    int64
-	recent  map[uint64]struct{}
+	// acknowledged are those removed whose event was acknowledged.
+	acknowledged uint64
+	size         int64
+	recent       map[uint64]struct{}
 }
 
 // copyWithout writes the letters that aren't in gone to temp, durably. Lines that can't be read stay.
@@ -64,6 +67,7 @@ func (d *DeadLetters) copyWithout(temp *os.File, gone map[uint64]bool) (survivor
 	_, err := d.scan(0, func(l *DeadLetter, line []byte) bool {
 		if l != nil && gone[l.ID] {
 			s.removed++
+			s.acknowledged += one(l.Acknowledged)
 			return true
 		}
 		if l != nil {

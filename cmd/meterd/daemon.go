@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -21,7 +20,6 @@ import (
 	"github.com/meterd/meterd/meter"
 	"github.com/meterd/meterd/meter/spool"
 	"github.com/meterd/meterd/reporter"
-	"github.com/meterd/meterd/reporter/koogallery"
 	"github.com/meterd/meterd/store"
 )
 
@@ -39,8 +37,7 @@ type daemon struct {
 	store     *store.Late
 	opener    *storeOpener
 	meters    []meter.Meter
-	service   *reporter.Service
-	market    *koogallery.Client // nil when reporting is off
+	*reporting
 
 	api         *http.Server
 	handler     *httpapi.API
@@ -54,12 +51,14 @@ type daemonOptions struct {
 	Config config.Config
 	Clock  reporter.Clock
 	Logger *slog.Logger
+	// Monotonic is the time since some moment by a clock that nobody sets, to guard Clock with; nil leaves Clock unguarded.
+	Monotonic func() time.Duration
 }
 
 // newDaemon opens the data directory and the listeners; nothing runs yet. On error everything opened is closed again. It does
 // not wait for ClickHouse: events are taken as soon as Run is called.
 func newDaemon(ctx context.Context, o daemonOptions) (_ *daemon, err error) {
-	d := &daemon{cfg: o.Config, clock: o.Clock, log: o.Logger}
+	d := &daemon{cfg: o.Config, clock: o.Clock, log: o.Logger, reporting: new(reporting)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -81,7 +80,7 @@ func newDaemon(ctx context.Context, o daemonOptions) (_ *daemon, err error) {
 		func() error { return d.openTelemetry(ctx) },
 		func() error { return d.openStore(catalog) },
 		func() error { return d.openIntake(catalog) },
-		d.openReporting,
+		func() error { return d.openReporting(o.Monotonic) },
 		func() error { return d.openAPI(ctx, catalog) },
 		d.observe,
 	}
@@ -149,7 +148,7 @@ func (d *daemon) openIntake(catalog *meter.Catalog) (err error) {
 	}
 	d.ingester, err = meter.NewIngester(meter.IngestOptions{
 		Catalog: catalog, Spool: d.spool, Ack: ack, Confirmer: d.loader, DeadLetters: d.dead,
-		MaxFuture: d.cfg.Ingest.MaxFuture.Std(), MaxAge: d.cfg.Ingest.MaxAge.Std(),
+		MaxFuture: d.cfg.Ingest.MaxFuture.Std(), MaxAge: d.cfg.Ingest.MaxAge.Std(), BackfillAge: d.cfg.Ingest.BackfillMaxAge.Std(),
 		ReceivedAfter: receivedAfter(d.spool.Recovery().Newest), Now: d.clock.Now, Logger: d.log.With("component", "ingest"),
 	})
 	return err
@@ -176,66 +175,6 @@ func (d *daemon) traceBatch(ctx context.Context, traceparents []string, events i
 	return d.telemetry.StartLinked(ctx, "insert events", traceparents, telemetry.EventCount(events))
 }
 
-// openReporting builds closing and, unless it is off, delivery.
-func (d *daemon) openReporting() error {
-	log := d.log.With("component", "reporter")
-	observer, err := d.telemetry.ReportingObserver()
-	if err != nil {
-		return err
-	}
-	mappings := make([]reporter.Mapping, 0, len(d.cfg.Mappings))
-	for _, m := range d.cfg.Mappings {
-		mappings = append(mappings, reporter.Mapping(m))
-	}
-	mapper, err := reporter.NewMapper(d.meters, mappings)
-	if err != nil {
-		return err
-	}
-	closer, err := reporter.NewCloser(reporter.CloserOptions{
-		Books: d.store, Flusher: d.loader, Meters: d.meters, Mapper: mapper, Rules: marketplaceRules(d.cfg), Seller: d.cfg.Reporting.Seller,
-		Grace: d.cfg.Closing.Grace.Std(), FlushTimeout: d.cfg.Closing.FlushTimeout.Std(),
-		Now: d.clock.Now, Logger: log, Observer: observer,
-	})
-	if err != nil {
-		return err
-	}
-	schedule, err := reporter.ParseSchedule(d.cfg.Closing.Schedule)
-	if err != nil {
-		return fmt.Errorf("closing.schedule: %w", err)
-	}
-	backoff := reporter.Backoff{Min: d.cfg.Reporting.RetryMin.Std(), Max: d.cfg.Reporting.RetryMax.Std()}
-	options := reporter.ServiceOptions{
-		Closer: closer, Schedule: schedule, Retry: reporter.RetryPolicy{Backoff: backoff}, Clock: d.clock, Logger: log,
-		Random: rand.Float64,
-	}
-	if d.cfg.Reporting.Enabled {
-		d.market, err = openMarketplace(d.cfg, d.clock, log)
-		if err != nil {
-			return err
-		}
-		options.Reporter, err = reporter.NewReporter(reporter.ReporterOptions{
-			Books: d.store, Marketplace: d.telemetry.TraceMarketplace(d.market), Clock: d.clock, Logger: log, Observer: observer, Random: rand.Float64,
-			Backoff: backoff, MaxBatch: d.cfg.KooGallery.MaxBatch,
-			BreakerFailures: uint32(d.cfg.Reporting.BreakerFailures), //nolint:gosec // the configuration bounds it to 1000
-			BreakerTimeout:  d.cfg.Reporting.BreakerTimeout.Std(),
-			PushTimeout:     pushTimeout(d.cfg.KooGallery.Timeout.Std()),
-			ExpiryMargin:    expiryMargin,
-		})
-		if err != nil {
-			return err
-		}
-	}
-	d.service, err = reporter.NewService(options)
-	return err
-}
-
-// expiryMargin leaves it to the marketplace to say that a record is too old: giving revenue up for good must not hang on
-// this machine's clock, which may be wrong.
-const expiryMargin = 365 * 24 * time.Hour
-
-// pushTimeout leaves room for the two attempts that one call may make, each with a timeout of its own.
-func pushTimeout(attempt time.Duration) time.Duration { return 2*attempt + 10*time.Second }
-
 func (d *daemon) openAPI(ctx context.Context, catalog *meter.Catalog) (err error) {
 	s := d.cfg.Server
 	keys := make([]httpapi.Key, 0, len(s.Keys))
@@ -253,7 +192,7 @@ func (d *daemon) openAPI(ctx context.Context, catalog *meter.Catalog) (err error
 	in := d.cfg.Ingest
 	d.handler, err = httpapi.New(httpapi.Options{
 		Keys: keys, Ingester: d.ingester, Catalog: catalog, Usage: d.store, Records: d.store, DeadLetters: d.dead,
-		Close: d.closeNow, Status: d.status,
+		Close: d.service.CloseNow, StoreOpen: func() bool { return d.store.Store() != nil }, Status: d.status, Doors: d.doors(),
 		MaxBody:        int64(in.MaxBody),
 		Decode:         meter.DecodeOptions{MaxEvents: in.MaxBatch, MaxEventBytes: int(in.MaxEvent)},
 		RequestTimeout: s.RequestTimeout.Std(), StreamIdle: s.IdleTimeout.Std(), StreamEvents: in.StreamChunkEvents, StreamDelay: in.StreamChunkDelay.Std(),
@@ -307,11 +246,6 @@ func serverTLS(s config.Server) (*tls.Config, error) {
 	return c, nil
 }
 
-// closeNow closes and delivers for the admin call.
-func (d *daemon) closeNow(ctx context.Context, until time.Time) (reporter.Summary, error) {
-	return d.service.CloseNow(ctx, until)
-}
-
 // apiURL and metricsURL are where the daemon listens, known once newDaemon returned.
 func (d *daemon) apiURL() string {
 	scheme := "http://"
@@ -353,6 +287,10 @@ func (d *daemon) Run(ctx context.Context) error {
 	start(backstage, "store", d.runStore)
 	start(backstage, "loader", d.onceStoreOpened(d.loader.Run))
 	start(front, "reporter", d.onceStoreOpened(d.service.Run))
+	start(front, "slo", d.onceStoreOpened(d.slo.Run))
+	if d.verifier != nil {
+		start(front, "verifier", d.onceStoreOpened(d.verifier.Run))
+	}
 	start(front, "api", serve(d.api, d.apiListener, d.cfg.Server.TLSCertFile != ""))
 	if d.metrics != nil {
 		start(backstage, "telemetry endpoint", serve(d.metrics, d.metricsLn, false))
@@ -432,9 +370,7 @@ func (d *daemon) close() error {
 	if d.metricsLn != nil {
 		_ = d.metricsLn.Close()
 	}
-	if d.market != nil {
-		d.market.Close()
-	}
+	d.reporting.close()
 	if d.spool != nil {
 		errs = append(errs, d.spool.Close())
 	}

@@ -35,6 +35,8 @@ func (d *daemon) observe() error {
 		d.telemetry.ObserveLoader(d.loader.Progress),
 		d.telemetry.ObserveDeadLetters(d.dead.Stats),
 		d.telemetry.ObserveReporting(d.service.Status),
+		d.telemetry.ObserveSLO(d.slo.Status, d.cfg.Reporting.Currency, now),
+		d.observeReporting(now),
 		d.telemetry.ObserveStore(func() telemetry.StoreStats {
 			return telemetry.StoreStats{Open: d.store.Store() != nil, EngineRestarts: d.opener.engineRestarts()}
 		}),
@@ -64,6 +66,9 @@ func closingHealth(s reporter.Status, grace time.Duration) error {
 	if s.CloseErr != "" {
 		return errors.New(s.CloseErr)
 	}
+	if s.Standby() {
+		return nil // another daemon closes
+	}
 	last := s.LastClosed.Window
 	if last.IsZero() {
 		return nil // nothing to close yet
@@ -76,8 +81,8 @@ func closingHealth(s reporter.Status, grace time.Duration) error {
 
 // deliveryHealth asks whether records reach the marketplace in time.
 func deliveryHealth(s reporter.Status) error {
-	if s.Delivery == nil {
-		return nil // reporting is off
+	if s.Delivery == nil || s.Standby() {
+		return nil // reporting is off, or another daemon's work
 	}
 	if m := s.Delivery.Misconfigured; m != nil {
 		return fmt.Errorf("stands still, the marketplace refuses us: %s", m)
@@ -96,6 +101,10 @@ type daemonStatus struct {
 	Loader    meter.LoaderProgress `json:"loader"`
 	Ingest    meter.IngestStats    `json:"ingest"`
 	Reporting reporter.Status      `json:"reporting"`
+	SLO       reporter.SLOStatus   `json:"slo"`
+	// Clock is nil when the clock is not guarded, Verified when the books were not verified yet.
+	Clock    *reporter.ClockState `json:"clock,omitempty"`
+	Verified *reporter.VerifyRun  `json:"verified,omitempty"`
 }
 
 type storeStatus struct {
@@ -111,8 +120,18 @@ func (d *daemon) status(context.Context) any {
 	if s := d.store.Store(); s != nil {
 		st.Open, st.Version = true, s.ServerVersion().String()
 	}
-	return daemonStatus{
+	all := daemonStatus{
 		Version: buildVersion(), Now: d.clock.Now(), Store: st,
-		Loader: d.loader.Progress(), Ingest: d.ingester.Stats(), Reporting: d.service.Status(),
+		Loader: d.loader.Progress(), Ingest: d.ingester.Stats(), Reporting: d.service.Status(), SLO: d.slo.Status(),
 	}
+	if d.guard != nil {
+		clock := d.guard.State()
+		all.Clock = &clock
+	}
+	if d.verifier != nil {
+		if run, ok := d.verifier.Last(); ok {
+			all.Verified = &run
+		}
+	}
+	return all
 }

@@ -368,7 +368,7 @@ func (r *demoRun) reported(ctx context.Context, end time.Time) (bool, error) {
 	if err != nil || !ok || last.Window.End.Before(end) {
 		return false, err
 	}
-	open, err := r.daemon.store.UnsettledWindows(ctx)
+	open, err := r.daemon.store.UnsettledBookings(ctx)
 	return err == nil && len(open) == 0, err
 }
 

@@ -45,7 +45,7 @@ to standard error.`,
 		if err != nil {
 			return err
 		}
-		d, err := newDaemon(cmd.Context(), daemonOptions{Config: cfg, Clock: clock, Logger: log})
+		d, err := newDaemon(cmd.Context(), daemonOptions{Config: cfg, Clock: clock, Logger: log, Monotonic: clock.Monotonic})
 		if err != nil {
 			return err
 		}
