@@ -185,7 +185,8 @@ func checkScale(m meter.Meter, decimals int32) error {
 
 func (c *Closer) terms(slug string) Terms { return c.o.Terms[slug] }
 
-// CloseDue first counts closed hours again for which something arrived, and then closes, oldest first, every hour that has
+// CloseDue first bills the releases and freezes that are known and not booked yet (see [Closer.CatchUpLives]), counts closed
+// hours again for which something arrived, and then closes, oldest first, every hour that has
 // not been closed yet and whose end lies at least the grace period before until. It starts after the last closed hour, or
 // at the first stored event when nothing was closed yet, and closes empty hours too. An until beyond the clock is refused
 // with an error that wraps [ErrFuture]. When the barrier fails or takes too long nothing is closed. An hour that can't be
@@ -201,12 +202,13 @@ func (c *Closer) closeSome(ctx context.Context, until time.Time, limit int) (Clo
 		return sum, fmt.Errorf("close windows until %s: it is only %s: %w",
 			until.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), ErrFuture)
 	}
+	_, livesErr := c.CatchUpLives(ctx) // first, so that late usage still finds the final record
 	next, last, err := c.start(ctx, until)
 	if err != nil {
-		return sum, err
+		return sum, errors.Join(livesErr, err)
 	}
 	recountErr := c.recountStale(ctx, last, &sum)
-	return sum, errors.Join(recountErr, c.closeHours(ctx, next, until, limit, &sum))
+	return sum, errors.Join(livesErr, recountErr, c.closeHours(ctx, next, until, limit, &sum))
 }
 
 // closeHours closes the hours that are due, from next on; the zero window means none.

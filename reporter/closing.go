@@ -83,12 +83,26 @@ func (p *posting) takeWaiting(ctx context.Context, hour meter.Window) error {
 	return nil
 }
 
-// sweepReleased sweeps the accounts of every instance released by the end of the hour.
+// sweepReleased sweeps the accounts of instances that were released by the end of the hour.
 func (p *posting) sweepReleased(hour meter.Window) {
-	for _, id := range slices.Sorted(maps.Keys(p.lives)) {
-		if l := p.lives[id]; !l.Released.IsZero() && !l.Released.After(hour.End) && !p.unfinished[id] {
-			p.sweep(id, hour, l.Released)
+	if len(p.lives) == 0 {
+		return
+	}
+	var left []Account
+	for a, q := range p.balances {
+		if q.IsZero() {
+			continue
 		}
+		target, mapped := p.c.o.Mapper.Target(a.Subject, a.Meter)
+		l := p.lives[target.InstanceID]
+		if mapped && !l.Released.IsZero() && !l.Released.After(hour.End) && !p.unfinished[l.InstanceID] {
+			left = append(left, a)
+		}
+	}
+	slices.SortFunc(left, compareAccounts)
+	for _, a := range left {
+		target, _ := p.c.o.Mapper.Target(a.Subject, a.Meter)
+		p.sweep(a, hour, p.lives[target.InstanceID])
 	}
 }
 

@@ -33,6 +33,11 @@ func (c *Closer) CloseInstance(ctx context.Context, e EarlyClose) (Booking, erro
 	if b, found, err := c.findRelease(ctx, e); found || err != nil {
 		return b, err
 	}
+	return c.closeInstance(ctx, e)
+}
+
+// closeInstance is CloseInstance for a moment that was checked.
+func (c *Closer) closeInstance(ctx context.Context, e EarlyClose) (Booking, error) {
 	if err := c.flush(ctx); err != nil {
 		return Booking{}, err
 	}
@@ -133,7 +138,9 @@ func (c *Closer) bookEarly(ctx context.Context, e EarlyClose, accounts map[Accou
 			return err
 		}
 		if e.Release {
-			p.sweep(e.InstanceID, last, e.At)
+			for _, a := range slices.SortedFunc(maps.Keys(accounts), compareAccounts) {
+				p.sweep(a, last, p.lives[e.InstanceID])
+			}
 		}
 		return p.finish(ctx)
 	})
@@ -163,8 +170,12 @@ func (c *Closer) CatchUpLives(ctx context.Context) (int, error) {
 	done := 0
 	var errs []error
 	for _, change := range open {
-		_, err := c.CloseInstance(ctx, EarlyClose{
-			InstanceID: change.InstanceID, At: change.At, Release: change.Kind == LifeReleased,
+		if change.At.After(c.o.Now()) {
+			continue // the clock was set back; its time comes
+		}
+		// Not by an earlier booking of the release: the books say that it did not deal with this change.
+		_, err := c.closeInstance(ctx, EarlyClose{
+			InstanceID: change.InstanceID, At: change.At.UTC().Truncate(lifeResolution), Release: change.Kind == LifeReleased,
 			Actor: change.Actor, Reason: change.Reason,
 		})
 		if err != nil {

@@ -407,20 +407,18 @@ func (p *posting) setBalance(a Account, q meter.Quantity) {
 	p.balances[a] = q
 }
 
-// sweep books the rest of a released instance's accounts as unbillable: no record will ever carry it.
-func (p *posting) sweep(instance string, hour meter.Window, released time.Time) {
-	for _, a := range p.c.o.Mapper.Claimants(instance) {
-		rest := p.balances[a]
-		if rest.IsZero() {
-			continue
-		}
-		p.setBalance(a, meter.Quantity{})
-		p.adjust(Adjustment{
-			Hour: hour, Subject: a.Subject, Meter: a.Meter, InstanceID: instance, Quantity: rest, Into: IntoUnbillable,
-			Reason: fmt.Sprintf("what was left when the instance was released at %s can't be billed any more",
-				released.UTC().Format(time.RFC3339)),
-		}, "rest")
+// sweep books the rest of a released instance's account as unbillable: no record will ever carry it.
+func (p *posting) sweep(a Account, hour meter.Window, l Life) {
+	rest := p.balances[a]
+	if rest.IsZero() {
+		return
 	}
+	p.setBalance(a, meter.Quantity{})
+	p.adjust(Adjustment{
+		Hour: hour, Subject: a.Subject, Meter: a.Meter, InstanceID: l.InstanceID, Quantity: rest, Into: IntoUnbillable,
+		Reason: fmt.Sprintf("what was left when the instance was released at %s can't be billed any more",
+			l.Released.UTC().Format(time.RFC3339)),
+	}, "rest")
 }
 
 // finish places what is left and writes the balances that changed.
