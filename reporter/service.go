@@ -79,6 +79,7 @@ type plan struct {
 	retry     time.Time // next attempt after a failure; zero if nothing failed
 	preflight time.Time // next preflight; zero if there is none
 	failures  int       // rounds in a row that left something undone
+	faults    int       // rounds in a row that ended with an error of our own side
 }
 
 // NewService checks the options and reports every fault at once.
@@ -345,7 +346,7 @@ func (s *Service) guard(what string, do func() error) (err error) {
 func (s *Service) standBy() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.plan.retry, s.plan.graceEnds, s.plan.failures, s.livesDone = time.Time{}, time.Time{}, 0, false
+	s.plan.retry, s.plan.graceEnds, s.plan.failures, s.plan.faults, s.livesDone = time.Time{}, time.Time{}, 0, 0, false
 }
 
 // work closes and delivers in steps. Failing to close does not keep what is closed already from being delivered.
@@ -444,6 +445,10 @@ func (s *Service) planRetry(err error, delivered PassSummary) {
 	now := s.o.Clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.plan.faults++
+	if err == nil {
+		s.plan.faults = 0
+	}
 	if err == nil && !delivered.Left() {
 		s.plan.retry, s.plan.failures = time.Time{}, 0
 		return
@@ -454,7 +459,7 @@ func (s *Service) planRetry(err error, delivered PassSummary) {
 	}
 	s.plan.retry = time.Time{}
 	if err != nil {
-		s.plan.retry = s.o.Retry.AfterFault(now, s.plan.failures, s.o.Random)
+		s.plan.retry = s.o.Retry.AfterFault(now, s.plan.faults, s.o.Random)
 	}
 	for _, d := range []*PassSummary{&delivered, delivered.Shadow} {
 		if d == nil || d.Unsettled == 0 {
