@@ -7,10 +7,7 @@ import (
 	"github.com/meterd/meterd/reporter"
 )
 
-var (
-	_ reporter.ExplainBooks = (*Late)(nil)
-	_ reporter.AtRiskBooks  = (*Late)(nil)
-)
+var _ reporter.ExplainBooks = (*Late)(nil)
 
 // BookingByVersion implements [reporter.ExplainBooks].
 func (l *Late) BookingByVersion(ctx context.Context, version uint64) (b reporter.Booking, ok bool, err error) {
@@ -42,9 +39,4 @@ func (l *Late) ReplacedBy(ctx context.Context, sn reporter.MeteringSN) (r report
 // UsageHistory implements [reporter.ExplainBooks].
 func (l *Late) UsageHistory(ctx context.Context, a reporter.Account, from, to time.Time) ([]reporter.HourlyUsage, error) {
 	return ask(l, func(s *Store) ([]reporter.HourlyUsage, error) { return s.UsageHistory(ctx, a, from, to) })
-}
-
-// AtRisk implements [reporter.AtRiskBooks].
-func (l *Late) AtRisk(ctx context.Context, since time.Time) ([]reporter.AtRiskRow, error) {
-	return ask(l, func(s *Store) ([]reporter.AtRiskRow, error) { return s.AtRisk(ctx, since) })
 }

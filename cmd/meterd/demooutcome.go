@@ -75,6 +75,15 @@ func (r *demoRun) settle(ctx context.Context, o *demoOutcome) error {
 	if o.RecordsAccepted != r.expected.Records {
 		o.differ("%d records expected, %d accepted by the marketplace", r.expected.Records, o.RecordsAccepted)
 	}
+	report, err := reporter.Verify(ctx, r.daemon.store, reporter.VerifyOptions{
+		Meters: r.daemon.meters, Clock: r.clock, Recount: true, From: r.plan.Start, To: r.plan.End, Intake: r.daemon.intake,
+	})
+	if err != nil {
+		return err
+	}
+	for _, difference := range report.Differences {
+		o.differ("%s: %s", difference.Check, difference.What)
+	}
 	o.Verify = "ok"
 	if !o.ok() {
 		o.Verify = o.differences
