@@ -66,3 +66,8 @@ func (s *Store) AtRisk(ctx context.Context, since time.Time) ([]reporter.AtRiskR
 		return int(x.State) - int(y.State)
 	}), nil
 }
+
+// AtRisk implements [reporter.AtRiskBooks].
+func (l *Late) AtRisk(ctx context.Context, since time.Time) ([]reporter.AtRiskRow, error) {
+	return ask(l, func(s *Store) ([]reporter.AtRiskRow, error) { return s.AtRisk(ctx, since) })
+}
