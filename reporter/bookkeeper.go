@@ -79,7 +79,7 @@ func (k *bookkeeper) book(ctx context.Context, b Booking, f fill) (*draft, error
 		d := &draft{k: k, Booking: b, states: map[State]uint64{}}
 		switch err := d.make(ctx, f); {
 		case err == nil:
-			d.tell(k.now().Sub(began))
+			d.tell(ctx, k.now().Sub(began))
 			return d, nil
 		case errors.Is(err, errRepeat):
 		case errors.Is(err, ErrBookingTaken):
@@ -245,7 +245,7 @@ func (d *draft) write(ctx context.Context) error {
 }
 
 // tell tells people and metrics about a committed booking.
-func (d *draft) tell(took time.Duration) {
+func (d *draft) tell(ctx context.Context, took time.Duration) {
 	log := d.k.log
 	log.Info("booked", "booking", d.Number, "kind", d.Kind.String(), "window_start", d.Window.Start, "events", d.Events,
 		"usages", d.Usages, "records", d.Records, "adjustments", d.Adjustments, "pending", d.states[StatePending],
@@ -258,7 +258,7 @@ func (d *draft) tell(took time.Duration) {
 	if held := d.states[StateHeld]; held > uint64(len(d.held)) {
 		log.Warn("more bill records held by this booking; list the records in state held", "booking", d.Number, "held", held)
 	}
-	d.tellAdjustments()
+	d.tellAdjustments(ctx)
 	for _, state := range States() {
 		if n := d.states[state]; n > 0 {
 			d.k.observer.RecordsChanged(state, int(n)) //nolint:gosec // a count of records
@@ -267,7 +267,7 @@ func (d *draft) tell(took time.Duration) {
 	d.k.observer.Booked(d.Booking, took)
 }
 
-func (d *draft) tellAdjustments() {
+func (d *draft) tellAdjustments(ctx context.Context) {
 	warned := 0
 	for _, a := range d.adjustments {
 		level := slog.LevelDebug
@@ -275,7 +275,7 @@ func (d *draft) tellAdjustments() {
 			level = slog.LevelWarn
 			warned++
 		}
-		d.k.log.Log(context.Background(), level, "usage adjusted", "adjustment_id", a.ID, "into", a.Into.String(),
+		d.k.log.Log(ctx, level, "usage adjusted", "adjustment_id", a.ID, "into", a.Into.String(),
 			"quantity", a.Quantity.String(), "subject", a.Subject, "meter", a.Meter, "instance_id", a.InstanceID,
 			"window_start", a.Hour.Start, "reason", a.Reason)
 		d.k.observer.Adjusted(a)

@@ -3,6 +3,7 @@ package reporter_test
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ import (
 func (o *office) to(r reporter.BillRecord, states ...reporter.State) {
 	o.t.Helper()
 	for i, s := range states {
-		row := reporter.Transition{SN: r.SN, Booked: r.Booked, Seq: r.Last.Seq + 1 + uint32(i), State: s, At: o.clock.Now()} //nolint:gosec // small
+		row := reporter.Transition{SN: r.SN, Booked: r.Booked, Seq: r.Last.Seq + 1 + uint32(i), State: s, At: o.clock.Now()}
 		if err := o.books.AppendTransitions(o.t.Context(), []reporter.Transition{row}); err != nil {
 			o.t.Fatalf("AppendTransitions: %v", err)
 		}
@@ -160,7 +161,7 @@ func TestActsAreCheckedBeforeAnythingIsDone(t *testing.T) {
 	before := fmt.Sprint(o.story())
 	many := make([]reporter.MeteringSN, 1001)
 	for i := range many {
-		many[i] = reporter.MeteringSN(fmt.Sprint(i))
+		many[i] = reporter.MeteringSN(strconv.Itoa(i))
 	}
 	sns := []reporter.MeteringSN{r.SN}
 	ctx := t.Context()

@@ -39,11 +39,11 @@ type move struct {
 	code, message string
 }
 
-// moveAll makes the steps durable and returns the records as they are then. Delivery may have moved one at the same
-// time; then the earlier row counts, and the error says so.
-func (k *Desk) moveAll(ctx context.Context, moves []move, actor string) ([]BillRecord, error) {
+// moveAll makes the steps durable. Delivery may have moved a record at the same time; then the earlier row counts, and the
+// error says so.
+func (k *Desk) moveAll(ctx context.Context, moves []move, actor string) error {
 	if len(moves) == 0 {
-		return nil, nil
+		return nil
 	}
 	at := k.c.o.Now().UTC()
 	rows, sns := make([]Transition, len(moves)), make([]MeteringSN, len(moves))
@@ -51,17 +51,17 @@ func (k *Desk) moveAll(ctx context.Context, moves []move, actor string) ([]BillR
 		m := &moves[i]
 		row, err := advance(m.rec.Last, change{rec: &m.rec, state: m.to, code: m.code, message: m.message}, at)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", err, ErrNotAllowed)
+			return fmt.Errorf("%w: %w", err, ErrNotAllowed)
 		}
 		row.Actor = actor
 		rows[i], sns[i] = row, m.rec.SN
 	}
 	if err := k.o.Books.AppendTransitions(ctx, rows); err != nil {
-		return nil, fmt.Errorf("write %d transitions: %w", len(rows), err)
+		return fmt.Errorf("write %d transitions: %w", len(rows), err)
 	}
 	now, err := k.records(ctx, sns)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var errs []error
 	counts := map[State]int{}
@@ -77,7 +77,7 @@ func (k *Desk) moveAll(ctx context.Context, moves []move, actor string) ([]BillR
 	for state, n := range counts {
 		k.o.Observer.RecordsChanged(state, n)
 	}
-	return now, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // MoveRecords puts records that delivery can't settle into another state and returns them as they are then. Records already in
@@ -112,7 +112,7 @@ func (k *Desk) MoveRecords(ctx context.Context, act RecordAct) ([]BillRecord, er
 	if err := k.audit(ctx, auditEach(act.Actor, action, act.Reason, act.SNs, "")...); err != nil {
 		return nil, err
 	}
-	if _, err := k.moveAll(ctx, moves, act.Actor); err != nil {
+	if err := k.moveAll(ctx, moves, act.Actor); err != nil {
 		return nil, err
 	}
 	return k.records(ctx, act.SNs)
@@ -178,8 +178,7 @@ func (k *Desk) Fail(ctx context.Context, failures []Failure, actor string) error
 	if err := k.audit(ctx, entries...); err != nil {
 		return err
 	}
-	_, err = k.moveAll(ctx, moves, actor)
-	return err
+	return k.moveAll(ctx, moves, actor)
 }
 
 // Resend reports records again under new numbers: records that failed or were rejected as the next revision, and held records
@@ -244,8 +243,7 @@ func (k *Desk) replace(ctx context.Context, act ResendAct) error {
 			moves = append(moves, move{rec: r, to: StateReplaced, message: act.Reason})
 		}
 	}
-	_, err = k.moveAll(ctx, moves, act.Actor)
-	return err
+	return k.moveAll(ctx, moves, act.Actor)
 }
 
 // successors returns the records that would replace those of the numbers: fresh ones to be booked, and ones that are booked

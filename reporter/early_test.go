@@ -335,6 +335,22 @@ func TestInterruptedReleaseIsCaughtUp(t *testing.T) {
 	}
 }
 
+// An instance that another subject could claim, and doesn't, is billed like any other.
+func TestLateUsageOfAnInstanceWithTwoTemplates(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, []meter.Meter{billed("peak", "{subject}-peak"), billed("tokens", "{subject}")}, nil)
+	o.use("b", 10, "1")
+	o.closeAt(65)
+	o.life(71, released, "a-peak", 70)
+	o.use("a", 10, "3")
+	o.closeAt(125)
+	o.wantStory(
+		"close 12:00: record b 12:00-13:00 1+0=1&0 pending",
+		"recount 12:00: record a 12:00-13:00 3+0=3&0 pending",
+		"recount 12:00: adjust a 12:00 3 record",
+	)
+}
+
 func TestLifeClipsToSeconds(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, []meter.Meter{tokens("1")}, nil)

@@ -139,7 +139,7 @@ func (h *history) addEvents() {
 		}
 		for _, m := range h.meters {
 			if rapid.Bool().Draw(h.t, "feeds") {
-				e.Values[m.Slug] = meter.NewQuantity(rapid.Int64Range(0, 9999999).Draw(h.t, "amount"), int32(rapid.IntRange(-9, -2).Draw(h.t, "exp"))) //nolint:gosec // small
+				e.Values[m.Slug] = meter.NewQuantity(rapid.Int64Range(0, 9999999).Draw(h.t, "amount"), int32(rapid.IntRange(-9, -2).Draw(h.t, "exp")))
 			}
 		}
 		h.books.AddEvent(e)
@@ -191,7 +191,7 @@ func (h *history) actOnRecord(ctx context.Context, d *daemon) error {
 		for i, s := range []reporter.State{
 			reporter.StateSending, rapid.SampledFrom([]reporter.State{reporter.StateAccepted, reporter.StateRejected}).Draw(h.t, "answer"),
 		} {
-			row := reporter.Transition{SN: r.SN, Booked: r.Booked, Seq: r.Last.Seq + 1 + uint32(i), State: s, At: h.clock.Now()} //nolint:gosec // small
+			row := reporter.Transition{SN: r.SN, Booked: r.Booked, Seq: r.Last.Seq + 1 + uint32(i), State: s, At: h.clock.Now()}
 			if err := h.books.AppendTransitions(ctx, []reporter.Transition{row}); err != nil {
 				return err
 			}

@@ -74,7 +74,7 @@ func (p *posting) noRecord(e entry) string {
 	switch s := e.slot; {
 	case !s.mapped:
 		return "it has no marketplace instance"
-	case p.c.o.Mapper.contested(s.target.InstanceID):
+	case len(p.contested[s.target.InstanceID]) > 0:
 		return "several accounts share its marketplace instance"
 	case s.window.IsZero():
 		return s.why

@@ -1,7 +1,6 @@
 package reporter
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/meterd/meterd/meter"
@@ -24,10 +23,10 @@ func ceil(t time.Time) time.Time {
 // goes, and why.
 func (l Life) openPart(w meter.Window) (part meter.Window, into Destination, why string) {
 	if !l.Opened.IsZero() && !l.Opened.Before(w.End) {
-		return part, IntoUnbillable, fmt.Sprintf("the instance was opened only at %s", l.Opened.UTC().Format(time.RFC3339))
+		return part, IntoUnbillable, "the instance was opened only at " + l.Opened.UTC().Format(time.RFC3339)
 	}
 	if !l.Released.IsZero() && !l.Released.After(w.Start) {
-		return part, IntoUnbillable, fmt.Sprintf("the instance was released at %s", l.Released.UTC().Format(time.RFC3339))
+		return part, IntoUnbillable, "the instance was released at " + l.Released.UTC().Format(time.RFC3339)
 	}
 	start, end := w.Start, w.End
 	if l.Opened.After(start) {
