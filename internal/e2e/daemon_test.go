@@ -79,8 +79,9 @@ instance = "{subject}.tokens"
 
 // daemon is a meterd and its data directory; the process may end and be started again.
 type daemon struct {
-	dir string
-	env []string
+	dir     string
+	env     []string
+	program string // "" for the usual one
 	*process
 	api atomic.Pointer[string] // base URL of the running process
 	tel string
@@ -122,7 +123,11 @@ func (d *daemon) write(t *testing.T, config string) {
 // launch starts the process and does not wait for anything.
 func (d *daemon) launch(t *testing.T, env ...string) {
 	t.Helper()
-	d.process = startProcess(t, "meterd serve", append(slices.Clone(d.env), env...), program, "serve", "--config", d.configFile())
+	path := d.program
+	if path == "" {
+		path = program
+	}
+	d.process = startProcess(t, "meterd serve", append(slices.Clone(d.env), env...), path, "serve", "--config", d.configFile())
 }
 
 // announced waits until the process says where it listens.
@@ -133,6 +138,19 @@ func (d *daemon) announced(t *testing.T) {
 	})
 	d.api.Store(&at.API)
 	d.tel = at.Telemetry
+}
+
+// tryAnnounced reports whether the process has said where it listens.
+func (d *daemon) tryAnnounced() bool {
+	for text := range strings.Lines(d.stdout.String()) {
+		var at struct{ API, Telemetry string }
+		if json.Unmarshal([]byte(text), &at) == nil && at.API != "" {
+			d.api.Store(&at.API)
+			d.tel = at.Telemetry
+			return true
+		}
+	}
+	return false
 }
 
 // start starts the process and waits until it takes events.

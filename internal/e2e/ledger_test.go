@@ -14,6 +14,7 @@ type event struct {
 	at                  time.Time // zero: without a time
 	units               int64     // tokens in ten-thousandths
 	model               int
+	pad                 int // bytes of noise
 }
 
 // appendJSON writes the event. The same event is always the same text.
@@ -26,7 +27,20 @@ func (e *event) appendJSON(b []byte) []byte {
 	if e.units%2 == 0 { // numbers and texts are the same to a meter
 		value = `"` + value + `"`
 	}
-	return fmt.Appendf(b, `,"data":{"tokens":%s,"model":"model-%d"}}`, value, e.model)
+	b = fmt.Appendf(b, `,"data":{"tokens":%s,"model":"model-%d"`, value, e.model)
+	if e.pad > 0 {
+		b = fmt.Appendf(b, `,"noise":"%x"`, e.noise())
+	}
+	return append(b, "}}"...)
+}
+
+// noise is the same for the same event, and can't be compressed.
+func (e *event) noise() []byte {
+	seed := [32]byte{}
+	copy(seed[:], e.source+e.id)
+	noise := make([]byte, e.pad/2)
+	_, _ = rand.NewChaCha8(seed).Read(noise) // never fails
+	return noise
 }
 
 // isStamped reports whether a subject's events come without a time.
@@ -36,7 +50,9 @@ func isStamped(subject string) bool { return strings.HasPrefix(subject, "stamped
 type maker struct {
 	random *rand.Rand
 	source string
-	hours  []time.Time // beginnings of the hours to spread events over; the last may be the running one
+	hours  []time.Time                // beginnings of the hours to spread events over; the last may be the running one
+	when   func(*rand.Rand) time.Time // instead of hours: the time of the next event; zero for none
+	pad    func() int                 // bytes of noise in the next event; nil: none
 	made   int
 }
 
@@ -46,6 +62,17 @@ func (m *maker) next() event {
 	e := event{
 		id: fmt.Sprintf("e-%d", m.made), source: m.source,
 		units: 1 + m.random.Int64N(2_000_000), model: m.random.IntN(3),
+	}
+	if m.pad != nil {
+		e.pad = m.pad()
+	}
+	if m.when != nil {
+		e.at = m.when(m.random)
+		e.subject = fmt.Sprintf("customer-%02d", m.random.IntN(8))
+		if e.at.IsZero() {
+			e.subject = fmt.Sprintf("stamped-%d", m.random.IntN(3))
+		}
+		return e
 	}
 	if m.random.IntN(5) == 0 || len(m.hours) == 0 {
 		e.subject = fmt.Sprintf("stamped-%d", m.random.IntN(4))
@@ -63,6 +90,35 @@ type ledger struct {
 	mu       sync.Mutex
 	accounts map[cell]account
 	events   int64
+	sample   []event // some of those with a time
+}
+
+// sampleSize is how many events a ledger remembers.
+const sampleSize = 500
+
+// pick returns one of the events acknowledged lately that have a time, each once.
+func (l *ledger) pick(random *rand.Rand) (event, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.sample) == 0 {
+		return event{}, false
+	}
+	i, last := random.IntN(len(l.sample)), len(l.sample)-1
+	picked := l.sample[i]
+	l.sample[i] = l.sample[last]
+	l.sample = l.sample[:last]
+	return picked, true
+}
+
+// retract takes an event out that was voided.
+func (l *ledger) retract(e *event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := cell{e.subject, e.at.Truncate(time.Hour)}
+	a := l.accounts[key]
+	a.events--
+	a.units -= e.units
+	l.accounts[key] = a
 }
 
 // acknowledge books events that the daemon answered for, each once.
@@ -76,6 +132,10 @@ func (l *ledger) acknowledge(events []event) {
 		key := cell{subject: events[i].subject}
 		if !events[i].at.IsZero() {
 			key.hour = events[i].at.Truncate(time.Hour)
+			if len(l.sample) == sampleSize {
+				l.sample = append(l.sample[:0], l.sample[sampleSize/2:]...)
+			}
+			l.sample = append(l.sample, events[i])
 		}
 		a := l.accounts[key]
 		a.events++

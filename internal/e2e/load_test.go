@@ -24,6 +24,7 @@ type load struct {
 
 	t       *testing.T
 	url     func() string
+	pace    time.Duration // longest rest between two requests of a client
 	stop    chan struct{} // closed: make no more events
 	abort   context.Context
 	clients sync.WaitGroup
@@ -74,19 +75,32 @@ const (
 // startLoad starts sending to the daemon that url names at the moment. Events with a time lie in the given hours.
 func startLoad(t *testing.T, random *rand.Rand, url func() string, hours ...time.Time) *load {
 	t.Helper()
+	return startLoadOf(t, random, url, loadOptions{most: 500, pace: 20 * time.Millisecond, maker: maker{hours: hours}})
+}
+
+// loadOptions say what load there is.
+type loadOptions struct {
+	most  int // events in a request
+	pace  time.Duration
+	maker maker // how events are made
+}
+
+// startLoadOf starts a load with options.
+func startLoadOf(t *testing.T, random *rand.Rand, url func() string, o loadOptions) *load {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{t: t, url: url, stop: make(chan struct{}), abort: ctx}
+	l := &load{t: t, url: url, pace: o.pace, stop: make(chan struct{}), abort: ctx}
 	t.Cleanup(func() {
 		cancel()
 		l.clients.Wait()
 	})
 	newMaker := func(kind string, i int) *maker {
-		return &maker{
-			random: rand.New(rand.NewPCG(random.Uint64(), 0)), source: fmt.Sprintf("load/%s-%d", kind, i), hours: hours,
-		}
+		made := o.maker
+		made.random, made.source = rand.New(rand.NewPCG(random.Uint64(), 0)), fmt.Sprintf("load/%s-%d", kind, i)
+		return &made
 	}
 	for i := range batchClients {
-		c := &requestClient{load: l, maker: newMaker("batch", i), most: 500}
+		c := &requestClient{load: l, maker: newMaker("batch", i), most: o.most}
 		l.clients.Go(c.run)
 	}
 	for i := range singleClients {
@@ -172,7 +186,7 @@ func (c *requestClient) run() {
 			batch = append(batch, c.next())
 		}
 		c.deliver(batch)
-		c.rest(between(c.random, 0, 20*time.Millisecond))
+		c.rest(between(c.random, 0, c.pace))
 	}
 }
 

@@ -32,26 +32,37 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// buildDir is where programs are built.
+var buildDir string
+
 // runTests finds or builds the program, runs the tests and removes what it built.
 func runTests(m *testing.M) (int, error) {
-	program = os.Getenv("METERD_BINARY")
-	if program != "" {
-		if _, err := os.Stat(program); err != nil {
-			return 1, fmt.Errorf("METERD_BINARY: %w", err)
-		}
-		return m.Run(), nil
-	}
 	dir, err := os.MkdirTemp("", "meterd-e2e-")
 	if err != nil {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "meterd")
-	build := exec.Command("go", "build", "-o", program, "github.com/meterd/meterd/cmd/meterd")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build the program: %w\n%s", err, out)
+	buildDir = dir
+	if program, err = built("METERD_BINARY", "meterd"); err != nil {
+		return 1, err
 	}
 	return m.Run(), nil
+}
+
+// built returns the path of the program that an environment variable names, or else builds it.
+func built(variable, name string, flags ...string) (string, error) {
+	if path := os.Getenv(variable); path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("%s: %w", variable, err)
+		}
+		return path, nil
+	}
+	path := filepath.Join(buildDir, name)
+	args := append([]string{"build", "-o", path}, append(flags, "github.com/meterd/meterd/cmd/meterd")...)
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the program: %w\n%s", err, out)
+	}
+	return path, nil
 }
 
 // require skips a test for want of something on the machine, or fails it where everything must be there.

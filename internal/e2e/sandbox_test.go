@@ -16,8 +16,15 @@ type market struct {
 // startSandbox starts a sandbox that validates records at once.
 func startSandbox(t *testing.T, args ...string) *market {
 	t.Helper()
+	return startSandboxOf(t, program, nil, args...)
+}
+
+// startSandboxOf starts the sandbox of another program, in another environment.
+func startSandboxOf(t *testing.T, program string, env []string, args ...string) *market {
+	t.Helper()
+	env = append([]string{"METERD_SANDBOX_KEY=" + sellerKey}, env...)
 	args = append([]string{"sandbox", "--listen", "127.0.0.1:0", "--validation-delay", "-1s"}, args...)
-	m := &market{process: startProcess(t, "meterd sandbox", []string{"METERD_SANDBOX_KEY=" + sellerKey}, program, args...)}
+	m := &market{process: startProcess(t, "meterd sandbox", env, program, args...)}
 	m.url = line(t, m.process, "address", func(text string) (string, bool) {
 		fields := strings.Fields(text)
 		if len(fields) != 2 || fields[0] != "page" {
@@ -83,6 +90,7 @@ type marketRecord struct {
 	MeteringSN string `json:"metering_sn"`
 	InstanceID string `json:"instance_id"`
 	BeginTime  string `json:"begin_time"`
+	EndTime    string `json:"end_time"`
 	UsageValue string `json:"usage_value"`
 	State      string `json:"state"`
 	Code       string `json:"code"`

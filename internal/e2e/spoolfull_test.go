@@ -151,41 +151,33 @@ func TestSpoolBound(t *testing.T) {
 	})
 }
 
-// launchOnSmallDisk starts the daemon with a disk of its own for the spool. Nobody else sees that disk, and it is gone
-// with the process.
-func (d *daemon) launchOnSmallDisk(t *testing.T, size string) {
+// launchOnSmallDisk starts the daemon with a disk of its own for a directory in its data directory. Nobody else sees that disk,
+// and it is gone with the process.
+func (d *daemon) launchOnSmallDisk(t *testing.T, name, options string) {
 	t.Helper()
 	unshare := []string{"--user", "--map-root-user", "--mount"}
-	mount := `mount -t tmpfs -o size="$1",mode=0700 tmpfs "$2"`
-	if out, err := exec.Command("unshare", append(unshare, "sh", "-c", mount, "sh", size, t.TempDir())...).CombinedOutput(); err != nil {
+	mount := `mount -t tmpfs -o "$1",mode=0700 tmpfs "$2"`
+	if out, err := exec.Command("unshare", append(unshare, "sh", "-c", mount, "sh", options, t.TempDir())...).CombinedOutput(); err != nil {
 		require(t, false, fmt.Sprintf("a disk to fill up needs a mount namespace: %v: %s", err, bytes.TrimSpace(out)))
 	}
-	dir := filepath.Join(d.dir, "data", "spool")
+	dir := filepath.Join(d.dir, "data", name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	args := append(unshare, "sh", "-c", mount+` && shift 2 && exec "$@"`, "sh", size, dir, program, "serve", "--config", d.configFile())
+	args := append(unshare, "sh", "-c", mount+` && shift 2 && exec "$@"`, "sh", options, dir, program, "serve", "--config", d.configFile())
 	d.process = startProcess(t, "meterd serve", d.env, "unshare", args...)
-	d.announced(t)
 }
 
 // onSmallDisk is a path on the daemon's own disk as seen from here.
 func (d *daemon) onSmallDisk(name string) string {
-	return filepath.Join("/proc", strconv.Itoa(d.pid()), "root", d.dir, "data", "spool", name)
+	return filepath.Join("/proc", strconv.Itoa(d.pid()), "root", d.dir, "data", name)
 }
 
-// TestDiskFull fills the spool's disk to the last byte while the server is down.
-func TestDiskFull(t *testing.T) {
-	random := seeded(t)
-	server := storetest.StartServer(t)
-	d := newDaemon(t, "", serverEnv(server)...)
-	d.launchOnSmallDisk(t, "24m")
-	s := newSender(t, random, runningHour())
-	server.Stop(t)
-	s.pad = 4000
-	refused := s.fill(d, http.StatusServiceUnavailable)
-	// The pieces that the refused request left free go to somebody else.
-	ballast, err := os.Create(d.onSmallDisk("ballast"))
+// fillDisk writes a file of somebody else on the daemon's own disk until nothing goes onto it any more.
+func (d *daemon) fillDisk(t *testing.T, name string) (remove func()) {
+	t.Helper()
+	path := d.onSmallDisk(name)
+	ballast, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,6 +187,27 @@ func TestDiskFull(t *testing.T) {
 			_, err = ballast.Write(make([]byte, size))
 		}
 	}
+	return func() {
+		t.Helper()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDiskFull fills the spool's disk to the last byte while the server is down.
+func TestDiskFull(t *testing.T) {
+	random := seeded(t)
+	server := storetest.StartServer(t)
+	d := newDaemon(t, "", serverEnv(server)...)
+	d.launchOnSmallDisk(t, "spool", "size=24m")
+	d.announced(t)
+	s := newSender(t, random, runningHour())
+	server.Stop(t)
+	s.pad = 4000
+	refused := s.fill(d, http.StatusServiceUnavailable)
+	// The pieces that the refused request left free go to somebody else.
+	d.fillDisk(t, "spool/ballast")
 	d.checkReady(t, false, "the disk refuses events")
 	server.Start(t)
 	d.checkUsage(t, &s.ledger)

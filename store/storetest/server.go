@@ -99,22 +99,44 @@ func (s *Server) configure(tb testing.TB) {
   <mark_cache_size>268435456</mark_cache_size><timezone>UTC</timezone>
 </yandex>
 `, ports[0], ports[1], ports[2], s.path("data"), s.path("tmp"))
-	const users = `<yandex>
-  <profiles><default><max_memory_usage>8000000000</max_memory_usage></default></profiles>
-  <users><default><password></password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota></default></users>
-  <quotas><default></default></quotas>
-</yandex>
-`
 	for _, dir := range []string{"data", "tmp"} {
 		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	for name, text := range map[string]string{"config.xml": config, "users.xml": users} {
-		if err := os.WriteFile(s.path(name), []byte(text), 0o600); err != nil {
-			tb.Fatal(err)
-		}
+	s.write(tb, "config.xml", config)
+	s.writeUsers(tb, false)
+}
+
+// writeUsers writes the one user's rights.
+func (s *Server) writeUsers(tb testing.TB, readOnly bool) {
+	tb.Helper()
+	const users = `<yandex>
+  <profiles><default><max_memory_usage>8000000000</max_memory_usage><readonly>%d</readonly></default></profiles>
+  <users><default><password></password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota></default></users>
+  <quotas><default></default></quotas>
+</yandex>
+`
+	level := 0
+	if readOnly {
+		level = 2 // settings may be changed, as clients do
 	}
+	s.write(tb, "users.xml", fmt.Sprintf(users, level))
+}
+
+func (s *Server) write(tb testing.TB, name, text string) {
+	tb.Helper()
+	if err := os.WriteFile(s.path(name), []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// ReadOnly restarts the server so that it refuses every write, or takes them again.
+func (s *Server) ReadOnly(tb testing.TB, refuse bool) {
+	tb.Helper()
+	s.Stop(tb)
+	s.writeUsers(tb, refuse)
+	s.Start(tb)
 }
 
 // freePorts finds ports that nothing listens on.
