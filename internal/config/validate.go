@@ -253,6 +253,8 @@ func (c Config) checkShadow(faults *Faults) {
 		faults.add(key, fmt.Sprintf("is the marketplace's own address, where shadow records would be billed (got host %q); use a sandbox", u.Hostname()))
 	case err == nil && c.KooGallery.BaseURL != "" && live.Scheme == u.Scheme && strings.EqualFold(live.Host, u.Host):
 		faults.add(key, "is koogallery.base_url, where shadow records would be billed; use another destination")
+	case u.Scheme == "http" && !c.KooGallery.AllowHTTP:
+		faults.add(key, "must be https://; http:// is possible for loopback addresses with koogallery.allow_http = true")
 	case u.Scheme == "http" && !loopback:
 		faults.add(key, fmt.Sprintf("http:// is permitted for loopback addresses only (got host %q)", u.Hostname()))
 	}

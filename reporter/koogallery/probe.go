@@ -12,8 +12,6 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"time"
-
-	"github.com/meterd/meterd/reporter"
 )
 
 // maxProbeAnswer bounds what is read of the answer to a probe.
@@ -191,51 +189,9 @@ func isTLS(err error) bool {
 	return strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "TLS handshake")
 }
 
-// PreflightChecks returns the checks of the marketplace for a [reporter.Preflight], in the order in which they must run: "key", that
-// a call can be signed; "marketplace", that it can be reached (DNS, TCP, TLS); "certificate", that its certificate is valid for
-// minValidity; "clock", that our clock is not off by more than maxOffset.
-func (c *Client) PreflightChecks(maxOffset, minValidity time.Duration) []reporter.PreflightCheck {
-	var last *ProbeResult // of the run under way: checks run one after the other
-	var lastErr error
-	need := func() error {
-		if last == nil {
-			return fmt.Errorf("not known: the marketplace was not reached (%w)", lastErr)
-		}
-		return nil
-	}
-	return []reporter.PreflightCheck{
-		{Name: "key", Run: func(ctx context.Context) (string, error) { return c.checkSigning(ctx) }},
-		{Name: "marketplace", Run: func(ctx context.Context) (string, error) {
-			last, lastErr = nil, nil
-			res, err := c.Probe(ctx)
-			if err != nil {
-				lastErr = err
-				return "", err
-			}
-			last = &res
-			found := fmt.Sprintf("%s answers after %s", res.Endpoint, res.Latency.Round(time.Millisecond))
-			if res.Note != "" {
-				found += "; before that " + res.Note
-			}
-			return found, nil
-		}},
-		{Name: "certificate", Run: func(context.Context) (string, error) {
-			if err := need(); err != nil {
-				return "", err
-			}
-			return c.checkCertificate(*last, minValidity)
-		}},
-		{Name: "clock", Run: func(context.Context) (string, error) {
-			if err := need(); err != nil {
-				return "", err
-			}
-			return checkOffset(*last, maxOffset)
-		}},
-	}
-}
-
-// checkSigning signs an empty call that is never sent.
-func (c *Client) checkSigning(ctx context.Context) (string, error) {
+// CheckKey finds out whether calls can be signed, by signing one that is never sent: the key is there and usable. Whether the
+// marketplace knows it shows only when it is used.
+func (c *Client) CheckKey(ctx context.Context) (found string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoints[0].url, nil)
 	if err != nil {
 		return "", fmt.Errorf("build request: %w", err)
@@ -244,27 +200,4 @@ func (c *Client) checkSigning(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("sign: %w", err)
 	}
 	return "present", nil
-}
-
-func (c *Client) checkCertificate(res ProbeResult, minValidity time.Duration) (string, error) {
-	if res.CertificateExpires.IsZero() {
-		return "plain http", nil
-	}
-	left := res.CertificateExpires.Sub(c.now())
-	text := fmt.Sprintf("the certificate of %s expires %s", res.Endpoint, res.CertificateExpires.UTC().Format(time.RFC3339))
-	if left < minValidity {
-		return "", fmt.Errorf("%s, in %s", text, left.Round(time.Minute))
-	}
-	return text, nil
-}
-
-func checkOffset(res ProbeResult, maxOffset time.Duration) (string, error) {
-	off := clockOffset{ahead: -res.Offset, known: res.OffsetKnown}
-	if !off.known {
-		return off.String(), nil // nothing to compare with: no fault of ours
-	}
-	if off.ahead.Abs() > max(maxOffset, smallOffset) {
-		return "", fmt.Errorf("%s; set this machine's clock, by NTP", off)
-	}
-	return off.String(), nil
 }

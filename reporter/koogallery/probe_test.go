@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/meterd/meterd/reporter"
@@ -88,52 +89,32 @@ func TestProbeFallback(t *testing.T) {
 	}
 }
 
-// TestPreflightChecks runs the checks as the daemon does, in order, against a marketplace over TLS.
-func TestPreflightChecks(t *testing.T) {
+// TestProbeCertificate: the first certificate of the chain to run out counts.
+func TestProbeCertificate(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
-	expires := time.Now().Add(10 * 24 * time.Hour)
+	expires := time.Now().Add(10 * 24 * time.Hour).UTC().Truncate(time.Second)
 	m := a.serve(t, func(c *x509.Certificate, _ *tls.Config) { c.NotAfter = expires })
 	o := options(m.URL)
 	o.RootCAs = a.pool()
-	for name, tt := range map[string]struct {
-		ahead  time.Duration
-		url    string
-		failed map[string]string
-	}{
-		"all well":   {0, m.URL, map[string]string{}},
-		"clock":      {time.Hour, m.URL, map[string]string{"clock": "our clock is 1h0m"}},
-		"expires":    {6 * 24 * time.Hour, m.URL, map[string]string{"clock": "ahead", "certificate": "expires"}},
-		"nobody":     {0, "https://" + closedPort(t), map[string]string{"marketplace": "connect", "certificate": "not reached", "clock": "not reached"}},
-		"no address": {0, "https://no-such-name.invalid", map[string]string{"marketplace": "dns", "certificate": "not reached", "clock": "not reached"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			o := o
-			o.BaseURL = tt.url
-			o.Now = func() time.Time { return time.Now().Add(tt.ahead) }
-			failed := map[string]string{}
-			var names []string
-			for _, check := range newClient(t, o).PreflightChecks(30*time.Second, 7*24*time.Hour) {
-				names = append(names, check.Name)
-				if found, err := check.Run(t.Context()); err != nil {
-					failed[check.Name] = err.Error()
-				} else if found == "" {
-					t.Errorf("%s says nothing", check.Name)
-				}
-			}
-			if got := strings.Join(names, " "); got != "key marketplace certificate clock" {
-				t.Errorf("checks = %s", got)
-			}
-			if len(failed) != len(tt.failed) {
-				t.Errorf("failed = %v, want %v", failed, tt.failed)
-			}
-			for check, want := range tt.failed {
-				if !strings.Contains(failed[check], want) {
-					t.Errorf("%s: %q, want %q", check, failed[check], want)
-				}
-			}
-		})
+	res, err := newClient(t, o).Probe(t.Context())
+	if err != nil || !res.CertificateExpires.Equal(expires) {
+		t.Errorf("Probe = %+v, %v, want a certificate until %s", res, err, expires)
+	}
+}
+
+func TestCheckKey(t *testing.T) {
+	t.Parallel()
+	o := options("http://" + closedPort(t)) // nothing is sent
+	for _, api := range []koogallery.API{koogallery.APINew, koogallery.APIOld} {
+		o.API, o.AccessKey, o.SecretKey = api, demoAK, "fake-secret"
+		if found, err := newClient(t, o).CheckKey(t.Context()); err != nil || found != "present" {
+			t.Errorf("CheckKey(%s) = %q, %v", api, found, err)
+		}
+	}
+	o.API, o.Rand = koogallery.APINew, iotest.ErrReader(errors.New("no entropy"))
+	if _, err := newClient(t, o).CheckKey(t.Context()); err == nil {
+		t.Error("CheckKey without nonces = nil, want an error")
 	}
 }
 
