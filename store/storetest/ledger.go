@@ -255,10 +255,10 @@ func (s *suite) settling(t *testing.T, first reporter.Booking) {
 		t.Errorf("Bookings between = %v, want the second only", got)
 	}
 	// A recount of the first hour: a later booking's row replaces, hours and subjects that it doesn't name stay.
-	rows := reporter.Rows{Usage: []reporter.HourlyUsage{{Window: hourAt(0), Subject: "b", Meter: "calls", Quantity: meter.NewQuantity(8, 0), Events: 8}}}
+	rows := reporter.Rows{Usage: []reporter.HourlyUsage{{Window: hourAt(0), Subject: "b", Meter: "calls", Quantity: meter.NewQuantity(5, 0), Events: 5}}}
 	recount := s.book(t, reporter.BookingRecount, hourAt(0), rows)
 	usage := must(s.store.BookedUsage(ctx, hourAt(0), nil))(t)
-	if len(usage) != 2 || usage[1].Version != recount.Version || usage[1].Events != 8 || usage[0].Version != first.Version {
+	if len(usage) != 2 || usage[1].Version != recount.Version || usage[1].Events != 5 || !usage[1].Quantity.Equal(meter.NewQuantity(5, 0)) || usage[0].Version != first.Version {
 		t.Errorf("BookedUsage after a recount = %+v", usage)
 	}
 	// A release books usage of an earlier hour under its own.
