@@ -63,6 +63,24 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
+// TestGrowthSmoke closes a tiny hour behind a day of history.
+func TestGrowthSmoke(t *testing.T) {
+	t.Parallel()
+	if _, err := embedded.FindLibrary(""); err != nil {
+		if os.Getenv("METERD_REQUIRE_ENGINES") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"--smoke", "--only", "growth", "--dir", t.TempDir()}, &stdout, &stderr); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, stderr.String())
+	}
+	if !strings.Contains(stdout.String(), "| events | instances |") || !strings.Contains(stdout.String(), "\n| 10,000 | 20.0 | 1 |") {
+		t.Errorf("the table lacks its heading or the line of 10,000 events, 20 instances and 1 day:\n%s", stdout.String())
+	}
+}
+
 // TestTemplate_Fill proves that what the client patches together are valid, distinct events.
 func TestTemplate_Fill(t *testing.T) {
 	t.Parallel()
@@ -140,7 +158,7 @@ func TestSend_Refused(t *testing.T) {
 func TestParseFlags(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ args, want string }{
-		"unknown measurement": {"--only ingest,speed", `--only: must be of ingest, single, close, idle (got "speed")`},
+		"unknown measurement": {"--only ingest,speed", `--only: must be of ingest, single, close, idle, growth (got "speed")`},
 		"argument":            {"all", `unexpected argument "all"`},
 		"few events":          {"--close-events 5", "--close-events: must be at least 10000 (got 5)"},
 		"many instances":      {"--quick --instances 200000", "--instances: must be from 1 to a tenth of --close-events"},

@@ -65,7 +65,9 @@ type options struct {
 	keep   bool
 
 	closeEvents, instances int
+	days                   int // of history, at most
 	plan                   plan
+	smoke                  bool
 }
 
 // plan is how long and how often to measure.
@@ -86,23 +88,27 @@ var (
 )
 
 // measurements in their order, with the names that --only takes.
-var measurementNames = []string{"ingest", "single", "close", "idle"}
+var measurementNames = []string{"ingest", "single", "close", "idle", "growth"}
+
+// usualMeasurements are those made when --only does not say; growth takes longer than all of them.
+var usualMeasurements = measurementNames[:4]
 
 func parseFlags(args []string, stderr io.Writer) (options, error) {
 	o := options{plan: fullPlan}
-	var quick, smoke bool
+	var quick bool
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.binary, "binary", os.Getenv("METERD_BINARY"), "the meterd to measure (default $METERD_BINARY, else one is built)")
 	flags.StringVar(&o.dir, "dir", "", "directory, on the disk to measure, for the temporary data (default: the system's)")
-	flags.StringVar(&o.only, "only", strings.Join(measurementNames, ","), "what to measure, separated by commas")
+	flags.StringVar(&o.only, "only", strings.Join(usualMeasurements, ","), "what to measure, separated by commas, of "+strings.Join(measurementNames, ", "))
 	flags.BoolVar(&o.server, "server", false, "store into a clickhouse-server, started for this, instead of the embedded engine")
 	flags.BoolVar(&o.json, "json", false, "print one JSON object instead of the table")
 	flags.BoolVar(&o.keep, "keep", false, "keep the temporary data")
 	flags.IntVar(&o.closeEvents, "close-events", 10_000_000, "events in the hour that is closed; a tenth is closed before, to see what grows")
 	flags.IntVar(&o.instances, "instances", 100_000, "instances they belong to")
+	flags.IntVar(&o.days, "days", 30, "days of history before the hour that is closed, for growth; a fourth is measured as well")
 	flags.BoolVar(&quick, "quick", false, "1 M events over 10 k instances, shorter runs")
-	flags.BoolVar(&smoke, "smoke", false, "tiny sizes, to see that everything works; the figures mean nothing")
+	flags.BoolVar(&o.smoke, "smoke", false, "tiny sizes, to see that everything works; the figures mean nothing")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -120,9 +126,12 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 		}
 	}
 	switch {
-	case smoke:
+	case o.smoke:
 		o.plan = smokePlan
-		size(20_000, 200)
+		size(40_000, 200)
+		if !given["days"] {
+			o.days = 1
+		}
 	case quick:
 		o.plan = quickPlan
 		size(1_000_000, 10_000)
@@ -142,6 +151,12 @@ func (o options) check() error {
 	}
 	if o.instances < 1 || o.instances > min(o.closeEvents/10, maxInstances) {
 		errs = append(errs, fmt.Errorf("--instances: must be from 1 to a tenth of --close-events, at most %d (got %d)", maxInstances, o.instances))
+	}
+	if o.days < 0 || o.days > 365 {
+		errs = append(errs, fmt.Errorf("--days: must be from 0 to 365 (got %d)", o.days))
+	}
+	if o.wants("growth") && o.closeEvents < 40*batchEvents {
+		errs = append(errs, fmt.Errorf("--close-events: must be at least %d for growth (got %d)", 40*batchEvents, o.closeEvents))
 	}
 	return errors.Join(errs...)
 }
@@ -186,6 +201,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *report, err
 	defer r.end()
 	steps := map[string]func(context.Context) error{
 		"ingest": b.measureIngest, "single": b.measureSingle, "close": b.measureHour, "idle": b.measureIdle,
+		"growth": b.measureGrowth,
 	}
 	for _, name := range measurementNames {
 		if !o.wants(name) {

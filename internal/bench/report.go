@@ -32,6 +32,8 @@ type result struct {
 	Figures    []*figure `json:"figures"`
 	Limits     []*figure `json:"limits,omitempty"` // of this machine, in the same run
 	Notes      []string  `json:"notes,omitempty"`
+	// Table is for results that are more than figures: a heading and lines.
+	Table [][]string `json:"table,omitempty"`
 }
 
 // figure is one number, the median of its runs.
@@ -102,6 +104,16 @@ func (res *result) got(name, unit string, value float64) *figure {
 	return named(&res.Figures, name, unit).add(value)
 }
 
+// value is the median of the figure whose name begins so, for people; "" when there is none.
+func (res *result) value(name string) string {
+	for _, f := range res.Figures {
+		if strings.HasPrefix(f.Name, name) {
+			return short(f.Median)
+		}
+	}
+	return ""
+}
+
 func (res *result) limit(name, unit string, value float64) {
 	named(&res.Limits, name, unit).add(value)
 }
@@ -162,10 +174,26 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
 	}
+	for _, res := range r.Results {
+		res.writeTable(w)
+	}
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(w, "\nwarning: %s\n", warning)
 	}
 	return nil
+}
+
+// writeTable writes the result's own table in Markdown, for docs/benchmarks.md.
+func (res *result) writeTable(w io.Writer) {
+	for i, row := range res.Table {
+		if i == 0 {
+			fmt.Fprintf(w, "\n%s  %s\n\n", res.ID, res.What)
+		}
+		fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
+		if i == 0 {
+			fmt.Fprintf(w, "|%s\n", strings.Repeat(" ---: |", len(row)))
+		}
+	}
 }
 
 // row writes one line of the table.
