@@ -34,6 +34,7 @@ func (d *daemon) preflightChecks() []reporter.PreflightCheck {
 	}
 	if d.market != nil {
 		checks = append(checks,
+			reporter.PreflightCheck{Name: "key", Run: d.market.CheckKey},
 			reporter.PreflightCheck{Name: "marketplace", Run: d.checkMarketplace},
 			reporter.PreflightCheck{Name: "clock", Run: d.checkClock},
 			reporter.PreflightCheck{Name: "breaker", Run: d.checkBreaker},

@@ -60,13 +60,19 @@ func (d *daemon) openReporting(monotonic func() time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("closing.schedule: %w", err)
 	}
+	profile, err := d.cfg.Profile()
+	if err != nil {
+		return err
+	}
+	hourly := profile.Hourly()
 	backoff := reporter.Backoff{Min: d.cfg.Reporting.RetryMin.Std(), Max: d.cfg.Reporting.RetryMax.Std()}
 	options := reporter.ServiceOptions{
-		Closer: closer, Schedule: schedule, Retry: reporter.RetryPolicy{Backoff: backoff}, Clock: d.clock, Logger: log,
+		Closer: closer, Schedule: schedule, Clock: d.clock, Logger: log,
+		Retry:  reporter.RetryPolicy{Backoff: backoff, Deadline: hourly.OnTime, LateLimit: hourly.Late},
 		Random: mathrand.Float64, LeaseInterval: d.cfg.Reporting.LeaseTTL.Std() / 6, PreflightLead: d.cfg.Reporting.Preflight.Std(),
 	}
 	if d.cfg.Reporting.Enabled {
-		if d.delivery, err = d.newDelivery(observer, backoff); err != nil {
+		if d.delivery, err = d.newDelivery(observer, backoff, hourly.OnTime); err != nil {
 			return err
 		}
 		options.Reporter = d.delivery
@@ -92,7 +98,7 @@ func (d *daemon) openReporting(monotonic func() time.Duration) error {
 	if d.service, err = reporter.NewService(options); err != nil {
 		return err
 	}
-	return d.openWatching()
+	return d.openWatching(hourly.OnTime)
 }
 
 func (d *daemon) newCloser(observer reporter.Observer) (*reporter.Closer, error) {
@@ -126,7 +132,7 @@ const expiryMargin = 365 * 24 * time.Hour
 // pushTimeout leaves room for the two attempts that one call may make, each with a timeout of its own.
 func pushTimeout(attempt time.Duration) time.Duration { return 2*attempt + 10*time.Second }
 
-func (d *daemon) newDelivery(observer reporter.Observer, backoff reporter.Backoff) (_ *reporter.Reporter, err error) {
+func (d *daemon) newDelivery(observer reporter.Observer, backoff reporter.Backoff, deadline time.Duration) (_ *reporter.Reporter, err error) {
 	log := d.log.With("component", "reporter")
 	if d.market, err = openMarketplace(d.cfg, d.clock, log); err != nil {
 		return nil, err
@@ -140,6 +146,7 @@ func (d *daemon) newDelivery(observer reporter.Observer, backoff reporter.Backof
 		BreakerFailures: uint32(d.cfg.Reporting.BreakerFailures), //nolint:gosec // the configuration bounds it to 1000
 		BreakerTimeout:  d.cfg.Reporting.BreakerTimeout.Std(),
 		PushTimeout:     pushTimeout(d.cfg.KooGallery.Timeout.Std()),
+		Deadline:        deadline,
 		ExpiryMargin:    expiryMargin,
 	}
 	if d.shadow != nil {
@@ -194,9 +201,9 @@ func (d *daemon) newGuard(monotonic func() time.Duration) (*reporter.ClockGuard,
 }
 
 // openWatching builds what looks at the books from outside.
-func (d *daemon) openWatching() (err error) {
+func (d *daemon) openWatching(deadline time.Duration) (err error) {
 	log := d.log.With("component", "books")
-	d.slo, err = reporter.NewSLO(reporter.SLOOptions{Books: d.store, Meters: d.meters, Clock: d.clock, Logger: log})
+	d.slo, err = reporter.NewSLO(reporter.SLOOptions{Books: d.store, Meters: d.meters, Deadline: deadline, Clock: d.clock, Logger: log})
 	if err != nil || d.cfg.Verify.Every <= 0 {
 		return err
 	}
