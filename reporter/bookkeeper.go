@@ -145,6 +145,7 @@ func (d *draft) make(ctx context.Context, f fill) error {
 	if err := f(ctx, d); err != nil {
 		return err
 	}
+	killpoint.Hit("booking.before")
 	if err := d.write(ctx); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meterd/meterd/internal/killpoint"
 	"github.com/meterd/meterd/meter"
 )
 
@@ -227,9 +228,11 @@ func (k *Desk) ChangeLife(ctx context.Context, act LifeAct) (b Booking, booked b
 		change := LifeChange{
 			InstanceID: act.InstanceID, Kind: act.Kind, At: act.At, RecordedAt: now, Actor: act.Actor, Reason: act.Reason,
 		}
+		killpoint.Hit("life.before")
 		if err := k.o.Books.AppendLife(ctx, []LifeChange{change}); err != nil {
 			return b, false, fmt.Errorf("note that instance %q was %s: %w", act.InstanceID, act.Kind, err)
 		}
+		killpoint.Hit("life.written")
 	}
 	if act.Kind != LifeReleased && act.Kind != LifeFrozen {
 		return b, false, nil

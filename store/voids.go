@@ -309,6 +309,7 @@ func (s *Store) writeVoid(ctx context.Context, p *voidPlan, actor, reason string
 			list = append(list, newTouch(k.hour, subjects, touchVoid), touch{hour: k.hour, id: void, subjects: subjects, reason: touchMarker})
 		}
 	}
+	killpoint.Hit("void.before")
 	for chunk := range slices.Chunk(fresh, voidChunk) {
 		err := s.insertRows(ctx, eventVoids, len(chunk), func(i int, d []columnData) error {
 			d[1].string(p.subject)

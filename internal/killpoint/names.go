@@ -2,8 +2,10 @@ package killpoint
 
 // names is what [Names] returns.
 var names = [...]string{
+	"booking.before",
 	"booking.committed",
 	"booking.rows_written",
+	"commit.view_created",
 	"deadletters.add.before",
 	"deadletters.add.written",
 	"engine.change.before",
@@ -12,6 +14,8 @@ var names = [...]string{
 	"engine.insert.done",
 	"insert.durable",
 	"insert.touched",
+	"life.before",
+	"life.written",
 	"loader.confirm.before",
 	"loader.confirm.done",
 	"loader.insert.before",
@@ -22,8 +26,6 @@ var names = [...]string{
 	"push.before",
 	"sending.before",
 	"sending.written",
-	"settle.before",
-	"settle.written",
 	"spool.append.before",
 	"spool.append.synced",
 	"spool.append.written",
@@ -35,6 +37,7 @@ var names = [...]string{
 	"spool.file.written",
 	"spool.segment.created",
 	"spool.segment.sealed",
+	"void.before",
 	"void.durable",
 	"void.touched",
 }
