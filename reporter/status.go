@@ -75,8 +75,8 @@ type Status struct {
 	Lease *LeaseStatus `json:"lease,omitempty"`
 	// Preflight is the last preflight; nil before the first.
 	Preflight *PreflightReport `json:"preflight,omitempty"`
-	// Deadline is when reporting stops being on time: for the oldest window that is not settled, or else for the hour that
-	// is running. UntilDeadline is the time left, negative when it has passed.
+	// Deadline is when reporting stops being on time: for the oldest window that is not settled, or else, and always while
+	// another process reports, for the hour that is running. UntilDeadline is the time left, negative when it has passed.
 	Deadline      time.Time     `json:"deadline"`
 	UntilDeadline time.Duration `json:"until_deadline"`
 	// NextScheduled and NextRetry are what the loop waits for; NextRetry is zero when nothing is to be repeated, and both
@@ -89,17 +89,18 @@ type Status struct {
 	Delivery *ReporterStatus `json:"delivery,omitempty"`
 }
 
-// OldestUnsettled is the oldest window with records left to send as of the last pass; the zero window if there is none.
+// OldestUnsettled is the oldest window with records left to send as of the last pass; the zero window if there is none, or if
+// another process delivers them.
 func (s Status) OldestUnsettled() meter.Window {
-	if s.Delivery == nil {
+	if s.Delivery == nil || s.Standby() {
 		return meter.Window{}
 	}
 	return s.Delivery.LastPass.OldestDue
 }
 
-// DueRecords is the number of records left to send as of the last pass.
+// DueRecords is the number of records left to send as of the last pass; 0 if another process delivers them.
 func (s Status) DueRecords() uint64 {
-	if s.Delivery == nil {
+	if s.Delivery == nil || s.Standby() {
 		return 0
 	}
 	return s.Delivery.LastPass.DueLeft
@@ -133,7 +134,7 @@ func (s *Service) Status() Status {
 	waits := meter.HourOf(st.Now)
 	if oldest := st.OldestUnsettled(); !oldest.IsZero() {
 		waits = oldest
-	} else if !st.LastClosed.Window.IsZero() {
+	} else if !st.LastClosed.Window.IsZero() && !st.Standby() { // what another process closed is not known here
 		waits = st.LastClosed.Window.Next() // not closed yet, even if it has ended
 	}
 	st.Deadline = waits.End.Add(s.o.Retry.Deadline)

@@ -17,7 +17,7 @@ func (t *Telemetry) ObserveReporting(status func() reporter.Status) error {
 			value: func(s reporter.Status) float64 { return s.UntilDeadline.Seconds() },
 		},
 		{
-			name: "meterd.reporter.due_records", gauge: true, help: "Bill records left to send as of the last pass.",
+			name: "meterd.reporter.due_records", gauge: true, help: "Bill records left to send as of the last pass; 0 while another daemon delivers them.",
 			value: func(s reporter.Status) float64 { return float64(s.DueRecords()) },
 		},
 		{
@@ -97,8 +97,13 @@ func (t *Telemetry) ObserveReporting(status func() reporter.Status) error {
 			value: func(s reporter.Status) float64 { return oneIf(s.CloseErr != "") },
 		},
 		{
-			name: "meterd.closing.age", unit: "s", gauge: true, help: "Time since the end of the last closed window; 0 if none was closed yet.",
-			value: func(s reporter.Status) float64 { return age(s.LastClosed.Window.End, s.Now) },
+			name: "meterd.closing.age", unit: "s", gauge: true, help: "Time since the end of the last closed window; 0 if none was closed yet, or while another daemon closes them.",
+			value: func(s reporter.Status) float64 {
+				if s.Standby() {
+					return 0
+				}
+				return age(s.LastClosed.Window.End, s.Now)
+			},
 		},
 	}, status)
 }

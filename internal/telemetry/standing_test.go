@@ -21,7 +21,7 @@ func TestStandingValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := reporter.Status{
-		Now: now, ClockErr: "2 h ahead", Lease: &reporter.LeaseStatus{Held: false},
+		Now: now, ClockErr: "2 h ahead",
 		Preflight: &reporter.PreflightReport{At: now.Add(-time.Minute), Results: []reporter.PreflightResult{{Name: "disk"}, {Name: "key", OK: true}}},
 		Delivery: &reporter.ReporterStatus{
 			ThrottledUntil: now.Add(30 * time.Second), LastPass: reporter.PassSummary{DueLeft: 7, Shadow: &reporter.PassSummary{DueLeft: 3}},
@@ -60,7 +60,7 @@ func TestStandingValues(t *testing.T) {
 	tel.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	page := w.Body.String()
 	for _, want := range []string{
-		"meterd_lease_held 0", "meterd_clock_distrusted 1", `meterd_preflight_passed{check="disk"} 0`,
+		"meterd_lease_held 1", "meterd_closing_age_seconds 0", "meterd_clock_distrusted 1", `meterd_preflight_passed{check="disk"} 0`,
 		`meterd_preflight_passed{check="key"} 1`, "meterd_preflight_age_seconds 60", "meterd_reporter_throttled_seconds 30",
 		"meterd_reporter_due_records 7", "meterd_reporter_shadow_due_records 3",
 		"meterd_slo_unsettled 4", "meterd_slo_overdue 1", "meterd_slo_deadline_seconds 300", "meterd_slo_failing 1",
@@ -82,5 +82,32 @@ func TestStandingValues(t *testing.T) {
 	}
 	if strings.Contains(page, "meterd_closing_windows_total ") {
 		t.Error("a recount counts as a closed window")
+	}
+}
+
+// TestStandbyIsNoFault: a daemon that stands by shows nothing that an alert would take for a fault.
+func TestStandbyIsNoFault(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 13, 10, 0, 0, time.UTC)
+	tel, err := telemetry.New(t.Context(), telemetry.Options{Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := meter.HourOf(now.Add(-100 * time.Hour))
+	status := reporter.Status{
+		Now: now, Lease: &reporter.LeaseStatus{}, LastClosed: reporter.Booking{Window: old},
+		Delivery: &reporter.ReporterStatus{LastPass: reporter.PassSummary{DueLeft: 7, OldestDue: old}},
+	}
+	if err := tel.ObserveReporting(func() reporter.Status { return status }); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	tel.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	for _, want := range []string{
+		"meterd_lease_held 0", "meterd_closing_age_seconds 0", "meterd_reporter_due_records 0", "meterd_reporter_oldest_unsettled_seconds 0",
+	} {
+		if !strings.Contains(w.Body.String(), "\n"+want+"\n") {
+			t.Errorf("metrics lack %q", want)
+		}
 	}
 }
