@@ -209,11 +209,12 @@ func TestReport_Write(t *testing.T) {
 	res.got("events/s", "", 900).least(1000)
 	res.got("events/s", "", 1100)
 	res.limit("net/http", "events/s", 5000)
+	r.Results = append(r.Results, &result{ID: "g", What: "growth", Table: [][]string{{"events", "closing s"}, {"10", "0.5"}}})
 	var out bytes.Buffer
 	if err := r.write(&out, false); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"2026-03-03 09:00 UTC", "a  durable ingest", "900 - 1,100", "≥ 1,000 MISSED", "limit: net/http", "others took 50 %", "warning: busy"} {
+	for _, want := range []string{"2026-03-03 09:00 UTC", "a  durable ingest", "900 - 1,100", "≥ 1,000 MISSED", "limit: net/http", "others took 50 %", "warning: busy", "\ng  growth\n\n| events | closing s |\n| ---: | ---: |\n| 10 | 0.5 |\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("table lacks %q:\n%s", want, out.String())
 		}

@@ -157,6 +157,9 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "WHAT\tMEDIAN\tMIN - MAX\tTARGET\t")
 	for _, res := range r.Results {
+		if len(res.Table) > 0 {
+			continue // printed below
+		}
 		fmt.Fprintf(table, "%s  %s\t\t\t\t\n", res.ID, res.What)
 		for _, f := range res.Figures {
 			f.row(table, "   ")
