@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,7 +67,7 @@ func testLateEvents(t *testing.T, s *suite) {
 	stamped := func(id string, at time.Time) event {
 		return event{id: id, stamped: true, at: at, data: `{"tokens":3}`}
 	}
-	edge := hour(1).Start
+	edge, block := hour(1).Start, time.Duration(0)
 	first := event{id: "x", data: `{"tokens":5}`, received: base.Add(20 * time.Minute)}
 	for _, tc := range []struct {
 		name         string
@@ -74,22 +75,22 @@ func testLateEvents(t *testing.T, s *suite) {
 		stale        []int // hours
 		want         []string
 	}{
-		{"another event", []event{first}, []event{{id: "y", data: `{"tokens":2}`}}, []int{0}, []string{"0 calls 2", "0 tokens_total 7"}},
-		{"an event of an idle hour", []event{first}, []event{{id: "y", at: edge, data: `{"tokens":2}`}}, []int{1}, []string{"0 calls 1", "0 tokens_total 5", "1 calls 1", "1 tokens_total 2"}},
-		{"a duplicate", []event{first}, []event{first}, []int{0}, []string{"0 calls 1", "0 tokens_total 5"}},
+		{"another event", []event{first}, []event{{id: "y", data: `{"tokens":2}`}}, []int{0}, []string{`0 "tenant-1" calls 2 (2)`, `0 "tenant-1" tokens_total 7 (2)`}},
+		{"an event of an idle hour", []event{first}, []event{{id: "y", at: edge, data: `{"tokens":2}`}}, []int{1}, []string{`0 "tenant-1" calls 1 (1)`, `0 "tenant-1" tokens_total 5 (1)`, `1 "tenant-1" calls 1 (1)`, `1 "tenant-1" tokens_total 2 (1)`}},
+		{"a duplicate", []event{first}, []event{first}, []int{0}, []string{`0 "tenant-1" calls 1 (1)`, `0 "tenant-1" tokens_total 5 (1)`}},
 		{
 			"a conflict that loses",
 			[]event{first},
 			[]event{{id: "x", data: `{"tokens":50}`, received: base.Add(21 * time.Minute)}},
 			[]int{0},
-			[]string{"0 calls 1", "0 tokens_total 5"},
+			[]string{`0 "tenant-1" calls 1 (1)`, `0 "tenant-1" tokens_total 5 (1)`},
 		},
 		{
 			"a conflict that wins, from a collector that was cut off",
 			[]event{first},
 			[]event{{id: "x", data: `{"tokens":50}`, received: base.Add(19 * time.Minute)}},
 			[]int{0},
-			[]string{"0 calls 1", "0 tokens_total 50"},
+			[]string{`0 "tenant-1" calls 1 (1)`, `0 "tenant-1" tokens_total 50 (1)`},
 		},
 		{
 			"a winner that the meters don't know",
@@ -103,57 +104,67 @@ func testLateEvents(t *testing.T, s *suite) {
 			[]event{stamped("r", edge.Add(-time.Second))},
 			[]event{stamped("r", edge.Add(time.Second))},
 			[]int{1, 2, 3},
-			[]string{"0 calls 1", "0 tokens_total 3"},
+			[]string{`0 "tenant-1" calls 1 (1)`, `0 "tenant-1" tokens_total 3 (1)`},
 		},
 		{
 			"the first attempt after its retry was closed",
 			[]event{stamped("r", edge.Add(time.Second))},
 			[]event{stamped("r", edge.Add(-time.Second))},
 			[]int{0, 1, 2, 3},
-			[]string{"0 calls 1", "0 tokens_total 3"},
+			[]string{`0 "tenant-1" calls 1 (1)`, `0 "tenant-1" tokens_total 3 (1)`},
 		},
 		{
 			"the middle of a chain",
-			[]event{stamped("r", edge.Add(-time.Hour)), stamped("r", edge.Add(2 * time.Hour))},
+			[]event{stamped("r", edge.Add(-time.Hour)), stamped("r", edge.Add(2*time.Hour))},
 			[]event{stamped("r", edge)},
 			[]int{1, 2, 3},
-			[]string{"0 calls 1", "0 tokens_total 3"},
+			[]string{`0 "tenant-1" calls 1 (1)`, `0 "tenant-1" tokens_total 3 (1)`},
 		},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			s := newSuite(t, s.backend, &recorder{})
-			s.clock.set(hour(3).End.Add(30 * time.Minute))
-			s.insert(t, meters, tc.before...)
-			for n := range 4 {
-				s.cover(t, uint64(n+1), reporter.BookingClose, hour(n), s.touches(t, hour(n)))
+		testLateCase(t, s, meters, block, tc.name, tc.before, tc.late, tc.stale, tc.want)
+		block += 100 * time.Hour // beyond the lookback
+	}
+	s.optimize(t)
+}
+
+// testLateCase plays one case, so much later than it is written.
+func testLateCase(t *testing.T, s *suite, meters []meter.Meter, block time.Duration, name string, before, late []event, wantStale []int, want []string) {
+	t.Helper()
+	hour := func(n int) meter.Window { return meter.HourOf(base.Add(block + time.Duration(n)*time.Hour)) }
+	shift := func(events []event) []event {
+		shifted := slices.Clone(events)
+		for i := range shifted {
+			e := shifted[i].withDefaults()
+			e.at, e.received = e.at.Add(block), e.received.Add(block)
+			shifted[i] = e
+		}
+		return shifted
+	}
+	s.clock.set(hour(3).End.Add(30 * time.Minute))
+	s.insert(t, meters, shift(before)...)
+	var rows reporter.Rows
+	for n := range 4 {
+		rows.Covers = append(rows.Covers, covers(hour(n), s.touches(t, hour(n)))...)
+	}
+	s.book(t, reporter.BookingClose, hour(3), rows)
+	if stale := s.staleFrom(t, hour(0), hour(3).End); len(stale) > 0 {
+		t.Errorf("%s: stale after the closes: %+v", name, stale)
+	}
+	s.insert(t, meters, shift(late)...)
+	var stale []int
+	for _, h := range s.staleFrom(t, hour(0), hour(3).End) {
+		stale = append(stale, int(h.Hour.Start.Sub(hour(0).Start)/time.Hour))
+	}
+	if !slices.Equal(stale, wantStale) {
+		t.Errorf("%s: stale hours = %v, want %v", name, stale, wantStale)
+	}
+	for range 2 {
+		lines := []string{}
+		for n := range 4 {
+			for _, line := range s.scoped(t, reporter.Scope{Hour: hour(n)}, meters) {
+				lines = append(lines, fmt.Sprintf("%d %s", n, line))
 			}
-			wantLines(t, "stale hours after the closes", s.stale(t, s.store, hour(3).End), []string{})
-			s.insert(t, meters, tc.late...)
-			var stale []int
-			list, err := s.store.StaleHours(t.Context(), hour(3).End, 10)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, h := range list {
-				stale = append(stale, int(h.Hour.Start.Sub(hour(0).Start)/time.Hour))
-			}
-			if fmt.Sprint(stale) != fmt.Sprint(tc.stale) {
-				t.Errorf("stale hours = %v, want %v", stale, tc.stale)
-			}
-			count := func() []string {
-				lines := []string{}
-				for n := range 4 {
-					for _, m := range meters {
-						for _, u := range s.usageOf(t, []meter.Meter{m}, hour(n)) {
-							lines = append(lines, fmt.Sprintf("%d %s %s", n, m.Slug, u))
-						}
-					}
-				}
-				return lines
-			}
-			wantLines(t, "usage", count(), tc.want)
-			s.optimize(t)
-			wantLines(t, "usage after a merge", count(), tc.want)
-		})
+		}
+		wantLines(t, name+": usage", lines, want)
 	}
 }

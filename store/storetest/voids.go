@@ -114,7 +114,7 @@ func testVoids(t *testing.T, s *suite) {
 	s.insert(t, meters, fiveEvents()...)
 	s.insert(t, meters, event{id: "1", data: `{"tokens":1000,"user":"x"}`, received: base.Add(time.Hour)}, // a conflict that lost
 		stamped(0), stamped(1), event{id: "1", at: hour(2).Start, data: `{"tokens":4,"user":"x"}`})
-	s.cover(t, 1, reporter.BookingClose, w, s.touches(t, w))
+	s.cover(t, reporter.BookingClose, w, s.touches(t, w))
 	req := meter.VoidRequest{Subject: "tenant-1", Source: "backend", IDs: []string{"1", "3", "unknown", "stamped"}}
 	before := s.usageOf(t, meters, hours...)
 	preview := s.previewVoid(t, req)
