@@ -25,7 +25,7 @@ type VerifierOptions struct {
 	Books  VerifySource
 	Meters []meter.Meter
 	// Interval is the time between the beginnings of two runs; 0 means an hour. A run that takes longer is followed by the
-	// next one at once.
+	// next one at once. Runs half an hour or more apart don't begin in the first 20 minutes of an hour.
 	Interval time.Duration
 	// Hours is how many of the last closed hours each run counts again; 0 means 3, negative none.
 	Hours  int
@@ -83,7 +83,7 @@ func NewVerifier(o VerifierOptions) (*Verifier, error) {
 // Run verifies until ctx ends, and then returns nil: first after one interval, when a daemon that just started has caught
 // up. It starts no goroutine that outlives it.
 func (v *Verifier) Run(ctx context.Context) error {
-	for next := v.o.Clock.Now().Add(v.o.Interval); ; {
+	for next := v.after(v.o.Clock.Now()); ; {
 		if err := v.o.Clock.WaitUntil(ctx, next); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -95,8 +95,22 @@ func (v *Verifier) Run(ctx context.Context) error {
 			v.RunOnce(ctx)
 		}
 		// After a clock was set ahead, one run is enough for all the intervals that were passed over.
-		next = began.Add(v.o.Interval)
+		next = v.after(began)
 	}
+}
+
+// quietMinute is the minute of an hour from which on verifying competes with no report: those are due by minute 15.
+const quietMinute = 20
+
+// after is the time of the next run. With intervals of half an hour or more it keeps clear of the time in which hours are
+// closed and reported.
+func (v *Verifier) after(began time.Time) time.Time {
+	next := began.Add(v.o.Interval)
+	quiet := next.Truncate(time.Hour).Add(quietMinute * time.Minute)
+	if v.o.Interval >= 30*time.Minute && next.Before(quiet) {
+		return quiet
+	}
+	return next
 }
 
 // Last returns the last run; ok is false before the first has finished.

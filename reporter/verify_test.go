@@ -585,6 +585,31 @@ func TestVerifier(t *testing.T) {
 	}
 }
 
+func TestVerifierKeepsClearOfReports(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	clock := &jumpClock{at: clockAt(12, 50)}
+	var got []string
+	v, err := reporter.NewVerifier(reporter.VerifierOptions{
+		Books: &ledgerSums{}, Interval: 45 * time.Minute, Clock: clock, Logger: slog.New(slog.DiscardHandler),
+		Done: func(run reporter.VerifyRun) {
+			if got = append(got, run.At.Format("15:04")); len(got) == 4 {
+				cancel()
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"13:35", "14:20", "15:20", "16:20"}, got); diff != "" {
+		t.Errorf("runs (-want +got):\n%s", diff)
+	}
+}
+
 func TestNewVerifierRefuses(t *testing.T) {
 	t.Parallel()
 	good := reporter.VerifierOptions{Books: &ledgerSums{}, Clock: &jumpClock{}, Logger: slog.New(slog.DiscardHandler)}
