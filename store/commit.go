@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/meterd/meterd/internal/killpoint"
@@ -69,8 +70,15 @@ func (s *Store) take(ctx context.Context, b reporter.Booking) error {
 	if err == nil {
 		killpoint.Hit("commit.view_created")
 	}
+	if exception := new(clickhouse.Exception); errors.As(err, &exception) && exception.Code == codeCannotOpen {
+		// Old servers write the definition to a file that they create exclusively, and leave it behind when the disk is full.
+		err = fmt.Errorf("%w; if this repeats, restart the ClickHouse server: it removes half-written definitions when it starts", err)
+	}
 	return wrap("take number", err)
 }
+
+// codeCannotOpen is ClickHouse's CANNOT_OPEN_FILE.
+const codeCannotOpen = 76
 
 // finish finds out who has the number after created, the result of trying to take it, and makes the row. views are the
 // numbers that had views before.

@@ -3,7 +3,10 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -85,6 +88,33 @@ func TestCommit_KilledBetweenViewAndRow(t *testing.T) {
 			t.Errorf("Commit again: %v", err)
 		}
 	})
+}
+
+// TestCommit_HalfWritten shows what an old server needs after it could not write a definition to the end: a restart. Nothing is
+// lost meanwhile, and the error says what to do.
+func TestCommit_HalfWritten(t *testing.T) {
+	t.Parallel()
+	server := storetest.StartServer(t)
+	s := open(t, store.Config{Addrs: []string{server.Addr}, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	if s.ServerVersion().AtLeast(20, 1) {
+		t.Skip("newer servers write over what is left")
+	}
+	if err := s.Commit(t.Context(), emptyBooking(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	left := fmt.Sprintf("/proc/%d/cwd/data/metadata/meterd/booking_%020d.sql.tmp", server.PID(), 2)
+	if err := os.WriteFile(left, []byte("ATTACH VIEW"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Commit(t.Context(), emptyBooking(2, 20))
+	if err == nil || errors.Is(err, reporter.ErrBookingTaken) || !strings.Contains(err.Error(), "restart the ClickHouse server") {
+		t.Errorf("Commit with half a definition = %v, want an error that says what to do", err)
+	}
+	server.Kill(t)
+	server.Start(t)
+	if err := s.Commit(t.Context(), emptyBooking(2, 21)); err != nil {
+		t.Errorf("Commit after a restart: %v", err)
+	}
 }
 
 // TestCommit_StaleProcess takes a number whose view was dropped long ago: the row says who has it.
