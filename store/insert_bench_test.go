@@ -63,3 +63,20 @@ func BenchmarkEncodeEvents(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkTouches is what touches cost an insert before anything is written: of the current hour, and late.
+func BenchmarkTouches(b *testing.B) {
+	rows := benchRows(100_000)
+	hour := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	for name, before := range map[string]time.Time{"current hour": hour, "late": hour.Add(time.Hour)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if n := len(touchesOf(rows, before, 24*time.Hour)); n > 1 {
+					b.Fatalf("%d touches", n)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(rows.Len()), "ns/row")
+		})
+	}
+}
