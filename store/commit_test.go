@@ -57,7 +57,7 @@ func open(t *testing.T, config store.Config) *store.Store {
 }
 
 func emptyBooking(number, version uint64) reporter.Booking {
-	hour := measureHour.Start.Add(time.Duration(number) * time.Hour) //nolint:gosec // a few
+	hour := measureHour.Start.Add(time.Duration(number) * time.Hour)
 	return reporter.Booking{Number: number, Version: version, Kind: reporter.BookingClose, Window: meter.HourOf(hour), At: hour, Reason: "it's\n\x00 \\ 名"}
 }
 
@@ -163,7 +163,7 @@ func checkLog(t *testing.T, s *store.Store, atLeast int, confirmed map[uint64]ui
 		t.Fatalf("Bookings = %d, %v, want at least %d", len(list), err, atLeast)
 	}
 	for i, b := range list {
-		if b.Number != uint64(i+1) { //nolint:gosec // an index
+		if b.Number != uint64(i+1) {
 			t.Fatalf("booking %d has number %d", i+1, b.Number)
 		}
 		if version, ok := confirmed[b.Number]; ok && version != b.Version {
@@ -197,7 +197,7 @@ func TestCommit_Killed(t *testing.T) {
 		var group sync.WaitGroup
 		for i, s := range stores {
 			group.Go(func() {
-				for version := uint64(i + 1); ctx.Err() == nil; version += 2 { //nolint:gosec // 0 and 1
+				for version := uint64(i + 1); ctx.Err() == nil; version += 2 {
 					last, _, err := s.LastBooking(ctx)
 					if err != nil {
 						continue // the engine is away

@@ -53,7 +53,7 @@ func measureBookings(t *testing.T, config store.Config) {
 	var last reporter.Booking
 	commit := func(rows reporter.Rows) error {
 		b := reporter.Booking{
-			Number: last.Number + 1, Version: last.Version + 1, Kind: reporter.BookingClose, Window: meter.HourOf(measureHour.Start.Add(time.Duration(last.Number) * time.Hour)), //nolint:gosec // small
+			Number: last.Number + 1, Version: last.Version + 1, Kind: reporter.BookingClose, Window: meter.HourOf(measureHour.Start.Add(time.Duration(last.Number) * time.Hour)),
 			At: measureHour.Start, Balances: uint64(len(rows.Balances)), Usages: uint64(len(rows.Usage)), Records: uint64(len(rows.Records)),
 		}
 		if err := s.WriteRows(ctx, b, rows); err != nil {

@@ -23,7 +23,11 @@ func (s *Store) WriteRows(ctx context.Context, b reporter.Booking, rows reporter
 	for _, write := range []func(context.Context, reporter.Booking, reporter.Rows) error{
 		s.writeUsage, s.writeRecords, s.writeAdjustments, s.writeBalances, s.writeCovers,
 	} {
-		if err := write(ctx, b, rows); err != nil {
+		err := write(ctx, b, rows)
+		switch {
+		case errors.Is(err, errQuantity), errors.Is(err, errTime):
+			return fmt.Errorf("write rows of booking %d: %w: %w", b.Number, meter.ErrRefused, err)
+		case err != nil:
 			return fmt.Errorf("write rows of booking %d: %w", b.Number, classify(err))
 		}
 	}

@@ -25,7 +25,7 @@ func newRecord(n int, start time.Time) reporter.BillRecord {
 	w := meter.HourOf(start)
 	r := reporter.BillRecord{
 		Seller: "default", InstanceID: fmt.Sprintf("instance-%05d", n), ProductID: "product", Subject: fmt.Sprintf("tenant-%05d", n), Meter: "tokens",
-		Window: w, Mode: reporter.Mode(n % 3), Usage: meter.MustParseQuantity("1234.5678"), CarriedIn: meter.MustParseQuantity("0.000000000000000001"), //nolint:gosec // 0 to 2
+		Window: w, Mode: reporter.Mode(n % 3), Usage: meter.MustParseQuantity("1234.5678"), CarriedIn: meter.MustParseQuantity("0.000000000000000001"),
 		Scale: meter.NewQuantity(1000, 0), RecordTime: w.End.Add(5*time.Minute + 123*time.Nanosecond), Package: "package-7",
 	}
 	r.Billed, r.CarriedOut = r.Usage.Add(r.CarriedIn).DivTruncate(r.Scale, 4)
@@ -322,7 +322,7 @@ func testCommitRace(t *testing.T, s *suite) {
 		for i := range racers {
 			group.Go(func() {
 				b := reporter.Booking{
-					Number: number, Version: number*1000 + uint64(i), Kind: reporter.BookingClose, Window: hourAt(round), At: base, Actor: fmt.Sprint(i),
+					Number: number, Version: number*1000 + uint64(i), Kind: reporter.BookingClose, Window: hourAt(round), At: base, Actor: strconv.Itoa(i),
 				}
 				<-start
 				switch err := stores[i%2].Commit(t.Context(), b); {

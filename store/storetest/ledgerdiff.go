@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -47,7 +48,7 @@ func testDifferential(t *testing.T, s *suite) {
 	const seeds, steps, every = 1, 40, 5
 	for seed := range uint64(seeds) {
 		w := &walk{
-			t: t, random: rand.New(rand.NewPCG(seed, 7)), ledgers: [2]ledger{reportertest.NewBooks(), s.store}, //nolint:gosec // repeatable on purpose
+			t: t, random: rand.New(rand.NewPCG(seed, 7)), ledgers: [2]ledger{reportertest.NewBooks(), s.store},
 			states: map[reporter.MeteringSN]reporter.BillRecord{},
 		}
 		if seed > 0 { // a database of its own
@@ -77,7 +78,7 @@ func (w *walk) step(step int) {
 	case n < 9:
 		w.live(step)
 	default:
-		entry := reporter.AuditEntry{At: w.at(step), Actor: "ann", Action: "void", Target: fmt.Sprint(step), Reason: "it's"}
+		entry := reporter.AuditEntry{At: w.at(step), Actor: "ann", Action: "void", Target: strconv.Itoa(step), Reason: "it's"}
 		_ = w.both("AppendAudit", func(ctx context.Context, l ledger) error { return l.AppendAudit(ctx, []reporter.AuditEntry{entry}) })
 	}
 }
@@ -150,7 +151,7 @@ func (w *walk) book(step int) {
 func (w *walk) instance() string { return fmt.Sprintf("instance-%d", w.random.IntN(4)) }
 
 func (w *walk) quantity() meter.Quantity {
-	return meter.NewQuantity(int64(w.random.IntN(5)-2), -int32(w.random.IntN(19))) //nolint:gosec // small
+	return meter.NewQuantity(int64(w.random.IntN(5)-2), -int32(w.random.IntN(19)))
 }
 
 func (w *walk) rows(b reporter.Booking, step int) reporter.Rows {
@@ -166,7 +167,7 @@ func (w *walk) rows(b reporter.Booking, step int) reporter.Rows {
 	}
 	for i := range w.random.IntN(4) {
 		r := newRecord(w.random.IntN(4), b.Window.Start)
-		r.Revision = uint32(b.Version*10) + uint32(i) //nolint:gosec // small; keeps numbers apart
+		r.Revision = uint32(b.Version*10) + uint32(i)
 		if w.random.IntN(3) == 0 {
 			start := hourAt(w.random.IntN(step + 1)).Start
 			if !start.After(b.Window.Start) {
@@ -180,7 +181,7 @@ func (w *walk) rows(b reporter.Booking, step int) reporter.Rows {
 	}
 	for range w.random.IntN(3) {
 		w.ids++
-		a := newAdjustment(1000-w.ids, reporter.Destination(1+w.random.IntN(4)), "1.5") //nolint:gosec // one of four
+		a := newAdjustment(1000-w.ids, reporter.Destination(1+w.random.IntN(4)), "1.5")
 		a.Hour = b.Window
 		rows.Adjustments = append(rows.Adjustments, a)
 		if len(w.held) > 0 && w.random.IntN(2) == 0 {
@@ -234,7 +235,7 @@ func (w *walk) deliver() {
 func (w *walk) live(step int) {
 	at := hourAt(w.random.IntN(step + 2)).Start
 	change := reporter.LifeChange{
-		InstanceID: w.instance(), Kind: reporter.LifeChangeKind(1 + w.random.IntN(4)), At: at, RecordedAt: w.at(step), Actor: "m", Reason: "it's", //nolint:gosec // one of four
+		InstanceID: w.instance(), Kind: reporter.LifeChangeKind(1 + w.random.IntN(4)), At: at, RecordedAt: w.at(step), Actor: "m", Reason: "it's",
 	}
 	_ = w.both("AppendLife", func(ctx context.Context, l ledger) error { return l.AppendLife(ctx, []reporter.LifeChange{change}) })
 }
