@@ -98,6 +98,48 @@ func (d *meterd) awaitStore(ctx context.Context) error {
 	return d.poll(ctx, 2*time.Minute, "open the store", func(m metrics) bool { return m["meterd_store_open"] == 1 })
 }
 
+// reportingStatus is what the bench reads of a daemon's status.
+type reportingStatus struct {
+	LastClosed struct {
+		Window struct {
+			End time.Time `json:"end"`
+		} `json:"window"`
+	} `json:"last_closed"`
+	NextScheduled time.Time `json:"next_scheduled"`
+}
+
+func (d *meterd) status(ctx context.Context) (reportingStatus, error) {
+	var answer struct {
+		Status struct {
+			Reporting reportingStatus `json:"reporting"`
+		} `json:"status"`
+	}
+	err := callJSON(ctx, http.MethodGet, d.API+"/api/v1/admin/status", "", &answer)
+	return answer.Status.Reporting, err
+}
+
+// awaitIdle waits until the daemon has caught up, which it does at once when it starts, and waits for its schedule. Before that it might
+// close an hour that is being filled.
+func (d *meterd) awaitIdle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		status, err := d.status(ctx)
+		if err == nil && !status.NextScheduled.IsZero() {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-d.exited:
+			return d.failure()
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("meterd did not come to rest within %s: %w", startPatience, ctx.Err()), err)
+		}
+	}
+}
+
 // poll waits until the metrics are as wanted.
 func (d *meterd) poll(ctx context.Context, patience time.Duration, what string, done func(metrics) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -92,7 +92,10 @@ func (h *hour) start(ctx context.Context) (err error) {
 	if h.daemon, err = h.startMeterd(ctx, daemonConfig{store: h.engine.config(), market: h.shop}); err != nil {
 		return err
 	}
-	return errors.Join(h.daemon.awaitStore(ctx), h.engine.attach(h.daemon))
+	if err := h.daemon.awaitStore(ctx); err != nil {
+		return err
+	}
+	return errors.Join(h.daemon.awaitIdle(ctx), h.engine.attach(h.daemon))
 }
 
 // stop ends what was started.
@@ -249,19 +252,8 @@ func (h *hour) awaitClosed(ctx context.Context, began time.Time) time.Duration {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		var answer struct {
-			Status struct {
-				Reporting struct {
-					LastClosed struct {
-						Window struct {
-							End time.Time `json:"end"`
-						}
-					} `json:"last_closed"`
-				} `json:"reporting"`
-			} `json:"status"`
-		}
-		err := callJSON(ctx, http.MethodGet, h.daemon.API+"/api/v1/admin/status", "", &answer)
-		if err == nil && !answer.Status.Reporting.LastClosed.Window.End.Before(h.begins.Add(time.Hour)) {
+		status, err := h.daemon.status(ctx)
+		if err == nil && !status.LastClosed.Window.End.Before(h.begins.Add(time.Hour)) {
 			return time.Since(began)
 		}
 		select {
