@@ -11,7 +11,9 @@
 //     merged its parts or not. Of several contents under one key, the one received first counts; the others stay in the
 //     table and are listed by [Store.Conflicts].
 //   - Every reader of events uses the same rule, built in one place (counted.go).
-//   - What a close wrote counts only once its row in window_closes exists, and only rows of that close's version do.
+//   - Rows of the books count only under the version of a committed booking (docs/adr/0009-log-of-bookings.md).
+//   - What happens to an hour that ended is stored first and announced by a touch then, before anybody forgets it: an hour
+//     without uncovered touches is booked as it is stored.
 //   - Quantities are Decimal(38,18) in SQL and [meter.Quantity] in Go; no float touches one.
 //   - Every time of day is UTC: DateTime('UTC') for hours, nanoseconds since 1970 for instants.
 //   - Text from outside reaches SQL only as a quoted literal (sql.go) or inside a binary block.
