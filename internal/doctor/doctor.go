@@ -115,6 +115,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	rest := []check{
 		d.storeCheck(),
 		{name: "clock", run: d.checkClock},
+		{name: "profile", run: d.checkProfile},
 		{name: "keys", run: d.checkKeys},
 		{name: "certificate", run: d.checkCertificate},
 		{name: "marketplace", run: d.checkMarketplace},

@@ -151,6 +151,7 @@ func (d *doctor) checkServer(ctx context.Context, addr string, tlsConfig *tls.Co
 	if s.Cluster != "" {
 		findings = append(findings, d.serverCluster(ctx, conn, addr))
 	}
+	findings = append(findings, d.serverLease(ctx, conn, addr)...)
 	return append(findings, serverDisks(ctx, conn, addr)...)
 }
 
