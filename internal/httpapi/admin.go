@@ -113,6 +113,10 @@ func (a *API) postClose(w *response, r *http.Request) error {
 	if request.Until.IsZero() {
 		return invalidRequest("until: is required, as an RFC 3339 time; windows whose end and grace period are before it are closed")
 	}
+	// What was acknowledged is to be counted if its hour was closed before. Closing an hour waits for more than this itself.
+	if err := a.flush(r.Context()); err != nil {
+		a.o.Logger.Warn("closing without the events that are not in the store yet", "request_id", w.requestID, "err", err)
+	}
 	summary, err := a.o.Close(r.Context(), request.Until.UTC())
 	if errors.Is(err, reporter.ErrFuture) || errors.Is(err, reporter.ErrNotHolder) || errors.Is(err, reporter.ErrClockAhead) {
 		return err

@@ -93,7 +93,7 @@ func (a *API) postLife(w *response, r *http.Request) error {
 	if !known {
 		return invalidRequest("kind: must be opened, frozen, unfrozen or released (got %s)", quoteShort(body.Kind))
 	}
-	at, now := body.At.UTC(), a.o.Now().UTC()
+	at, now := body.At.UTC().Truncate(time.Second), a.o.Now().UTC().Truncate(time.Second) // as the books keep it
 	switch {
 	case body.At.IsZero():
 		at = now
