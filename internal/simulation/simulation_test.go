@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,12 @@ var (
 )
 
 var background = context.Background()
+
+// TestMain gives memory for speed: a simulation makes much garbage and keeps little.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
+	os.Exit(m.Run())
+}
 
 // simulate runs one seed and reports what is wrong.
 func simulate(t *testing.T, seed uint64, hours int) *world {

@@ -128,6 +128,7 @@ func (b *Books) commit(c reporter.Booking) error {
 	b.checkBooking(c, w)
 	c.SettledAt = b.settled[c.Number]
 	b.log = append(b.log, c)
+	maps.Copy(b.balance, w.balances)
 	b.adjusted = append(b.adjusted, slices.SortedFunc(maps.Values(w.adjustments), byBooking)...)
 	for key := range w.covers {
 		b.coveredBy[key] = c.Number

@@ -55,6 +55,7 @@ type Books struct {
 	coveredBy   map[coverKey]uint64                                    // number of the committed booking
 	bookedIn    map[reporter.MeteringSN]uint64                         // version of the committed booking
 	replacedBy  map[reporter.MeteringSN]reporter.MeteringSN            // by records of committed bookings
+	balance     map[reporter.Account]reporter.Balance                  // after the last booking
 	adjusted    []reporter.Adjustment                                  // of committed bookings, by booking, then ID
 	live        map[string]reporter.MeteringSN                         // by instance and window; not replaced, of committed bookings
 	transitions map[reporter.MeteringSN]map[uint32]reporter.Transition // from seq 2 on
@@ -70,6 +71,7 @@ func NewBooks() *Books {
 		events: map[EventKey][]storedEvent{}, byHour: map[int64][]EventKey{}, voids: map[EventKey]bool{}, rows: map[uint64]*written{},
 		settled: map[uint64]time.Time{}, coveredBy: map[coverKey]uint64{}, bookedIn: map[reporter.MeteringSN]uint64{},
 		replacedBy: map[reporter.MeteringSN]reporter.MeteringSN{}, live: map[string]reporter.MeteringSN{},
+		balance:     map[reporter.Account]reporter.Balance{},
 		latest:      map[reporter.MeteringSN]reporter.Transition{},
 		transitions: map[reporter.MeteringSN]map[uint32]reporter.Transition{},
 	}
@@ -285,6 +287,9 @@ func (b *Books) Balances(ctx context.Context, subjects []string) (rows []reporte
 
 // balances returns the balances after the first n bookings.
 func (b *Books) balances(n int) map[reporter.Account]reporter.Balance {
+	if n == len(b.log) {
+		return b.balance
+	}
 	latest := map[reporter.Account]reporter.Balance{}
 	for _, c := range b.log[:n] {
 		for a, row := range b.at(c.Version).balances {
@@ -380,8 +385,16 @@ func (b *Books) counted() (all []reporter.BillRecord) {
 }
 
 // recordsOf returns the records of one booking by number, with their last transitions.
-func (b *Books) recordsOf(c reporter.Booking) (records []reporter.BillRecord) {
+func (b *Books) recordsOf(c reporter.Booking) []reporter.BillRecord {
+	return b.recordsWhere(c, func(reporter.State) bool { return true })
+}
+
+// recordsWhere returns those of one booking that are in one of the states.
+func (b *Books) recordsWhere(c reporter.Booking, wanted func(reporter.State) bool) (records []reporter.BillRecord) {
 	for _, r := range b.at(c.Version).records {
+		if !wanted(b.last(r).State) {
+			continue
+		}
 		r.Last = b.last(r)
 		records = append(records, r)
 	}

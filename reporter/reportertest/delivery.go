@@ -28,8 +28,8 @@ func (b *Books) DueRecords(ctx context.Context, c reporter.Booking, after report
 		if _, ok := b.committed(c); !ok {
 			return
 		}
-		for _, r := range b.recordsOf(c) {
-			if r.Last.State.Due() && r.SN > after {
+		for _, r := range b.recordsWhere(c, reporter.State.Due) {
+			if r.SN > after {
 				due = append(due, r)
 			}
 		}
@@ -135,13 +135,11 @@ func (b *Books) SettleBooking(ctx context.Context, c reporter.Booking) error {
 		if c.SettledAt.IsZero() {
 			b.violate("booking %d: settled at no time", c.Number)
 		}
-		for _, r := range b.recordsOf(c) {
-			if r.Last.State.Due() { // it became due in the same moment, and the booking stays unsettled
-				if !b.races {
-					b.violate("booking %d: settled although record %s is %s", c.Number, r.SN, r.Last.State)
-				}
-				return
+		for _, r := range b.recordsWhere(c, reporter.State.Due) { // it became due in the same moment: the booking stays unsettled
+			if !b.races {
+				b.violate("booking %d: settled although record %s is %s", c.Number, r.SN, r.Last.State)
 			}
+			return
 		}
 		b.settled[c.Number] = c.SettledAt
 	})

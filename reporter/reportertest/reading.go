@@ -21,11 +21,15 @@ func (b *Books) Records(ctx context.Context, f reporter.RecordFilter) (page []re
 		after = place{start, sn}
 	}
 	err = b.do(ctx, "Records", func(bool) {
-		for _, r := range b.counted() {
-			if selects(f, r) && placeOf(r).compare(after) > 0 {
-				page = append(page, r)
+		wanted := func(s reporter.State) bool { return len(f.States) == 0 || slices.Contains(f.States, s) }
+		for _, c := range b.log {
+			for _, r := range b.recordsWhere(c, wanted) {
+				if selects(f, r) && placeOf(r).compare(after) > 0 {
+					page = append(page, r)
+				}
 			}
 		}
+		slices.SortFunc(page, inOrder)
 		page = page[:min(cmp.Or(f.Limit, 100), 10_000, len(page))]
 	})
 	return page, err
