@@ -141,7 +141,7 @@ func (p *pass) booking(ctx context.Context, b Booking) error {
 		}
 		after = recs[len(recs)-1].SN
 		mine := p.mine(recs)
-		others += uint64(len(recs) - len(mine))
+		others += uint64(len(recs) - len(mine)) //nolint:gosec // mine is a part of recs
 		if err := p.page(ctx, mine); err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func (k *leaseKeeper) ask(ctx context.Context) (held bool, err error) {
 	if err != nil {
 		// Not an answer. A hiccup of the store must not break off the work under way, but when it lasts the lease may have run
 		// out.
-		silent = time.Since(k.answered) > toleratedSilence*k.s.o.LeaseInterval //nolint:forbidigo // leases go by the machine's clock
+		silent = time.Since(k.answered) > toleratedSilence*k.s.o.LeaseInterval
 		after.Held, after.Err = before.Held && !silent, err.Error()
 	} else {
 		k.answered = time.Now() //nolint:forbidigo // leases go by the machine's clock

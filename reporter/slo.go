@@ -126,7 +126,7 @@ func (s *SLO) Run(ctx context.Context) error {
 			return nil
 		case began := <-timer.C:
 			s.Look(ctx)
-			timer.Reset(max(s.o.Interval, 20*time.Since(began))) //nolint:forbidigo // as said above
+			timer.Reset(max(s.o.Interval, 20*time.Since(began)))
 		}
 	}
 }

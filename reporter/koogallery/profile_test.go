@@ -12,11 +12,11 @@ import (
 	"github.com/meterd/meterd/reporter/koogallery"
 )
 
-func readProfile(t testing.TB) string {
-	t.Helper()
+func readProfile(tb testing.TB) string {
+	tb.Helper()
 	text, err := os.ReadFile("profile.toml")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return string(text)
 }
