@@ -69,7 +69,6 @@ type Service struct {
 	closeErr   error
 	guardErr   error
 	preflight  PreflightReport
-	livesDone  bool // releases and freezes left behind were dealt with
 }
 
 // plan is what the loop waits for.
@@ -346,7 +345,7 @@ func (s *Service) guard(what string, do func() error) (err error) {
 func (s *Service) standBy() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.plan.retry, s.plan.graceEnds, s.plan.failures, s.plan.faults, s.livesDone = time.Time{}, time.Time{}, 0, 0, false
+	s.plan.retry, s.plan.graceEnds, s.plan.failures, s.plan.faults = time.Time{}, time.Time{}, 0, 0
 }
 
 // work closes and delivers in steps. Failing to close does not keep what is closed already from being delivered.
@@ -402,14 +401,9 @@ func (s *Service) checkGuard(ctx context.Context) error {
 	return err
 }
 
-// catchUpLives has the closer deal with what an earlier process left behind, once for each time that this one takes over.
+// catchUpLives has the closer deal with what an earlier process left behind, or another one that can act on the books and
+// didn't come to the end.
 func (s *Service) catchUpLives(ctx context.Context) error {
-	s.mu.Lock()
-	done := s.livesDone
-	s.mu.Unlock()
-	if done {
-		return nil
-	}
 	billed, err := s.o.Closer.CatchUpLives(ctx)
 	if err != nil {
 		return fmt.Errorf("catch up releases and freezes: %w", err)
@@ -417,9 +411,6 @@ func (s *Service) catchUpLives(ctx context.Context) error {
 	if billed > 0 {
 		s.log.Info("releases and freezes that were left behind are billed", "count", billed)
 	}
-	s.mu.Lock()
-	s.livesDone = true
-	s.mu.Unlock()
 	return nil
 }
 
