@@ -15,6 +15,7 @@ export METERD_ENGINE_LIBRARY ?= $(ENGINE)
 TRACE      ?= $(firstword $(wildcard ../shared/data/AzureLLMInferenceTrace_code.csv testdata/AzureLLMInferenceTrace_code.csv))
 TEST_TIMEOUT ?= 15m
 FUZZTIME   ?= 60s
+SOAK       ?= 10
 
 .PHONY: help
 help: ## list the targets
@@ -45,6 +46,10 @@ test: build test-deps ## run every test
 .PHONY: test-race
 test-race: build test-deps ## run every test with the race detector
 	METERD_BINARY=$(CURDIR)/bin/meterd $(GO) test -race -timeout 30m -shuffle=on ./...
+
+.PHONY: soak
+soak: ## run random simulations of the books for SOAK minutes (10)
+	$(GO) test ./internal/simulation -run '^TestSoak$$' -v -timeout 0 -simulation.soak $(SOAK)m
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (60s) each
