@@ -97,8 +97,8 @@ const flushTimeout = 20 * time.Second
 
 // flush lets the store catch up before a preview.
 func (a *API) flush(ctx context.Context) error {
-	if a.o.Doors.Flush == nil {
-		return nil
+	if a.o.Doors.Flush == nil || a.o.StoreOpen != nil && !a.o.StoreOpen() {
+		return nil // what needs the store says so itself
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
