@@ -106,13 +106,3 @@ func canAsk(in io.Reader) bool {
 	null, err := os.Stat(os.DevNull)
 	return err != nil || !os.SameFile(info, null)
 }
-
-// atLeastOne refuses a command line without arguments.
-func atLeastOne(name string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return &usageError{fmt.Errorf("give at least one %s", name)}
-		}
-		return nil
-	}
-}

@@ -19,7 +19,7 @@ type listFlags struct {
 	limit    int
 }
 
-// periodUsage is the help of --from and --to.
+// registerList adds the flags; what names the things that --from and --to select.
 func (f *listFlags) registerList(cmd *cobra.Command, what string, outputs ...string) {
 	f.register(cmd, listTimeout, outputs...)
 	cmd.Flags().StringVar(&f.from, "from", "", "only "+what+" at this time or later (RFC 3339)")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -171,9 +172,9 @@ const decideChunk = 1000
 func runDecide(cmd *cobra.Command, f decideFlags, decision, question string, ids []string) error {
 	var fault error
 	if f.all == (len(ids) > 0) {
-		fault = fmt.Errorf("give either ids of held usage or --all")
+		fault = errors.New("give either ids of held usage or --all")
 	} else if !f.all && (f.subject != "" || f.meter != "") {
-		fault = fmt.Errorf("--subject, --meter: are for --all")
+		fault = errors.New("--subject, --meter: are for --all")
 	}
 	client, err := f.begin(cmd, fault)
 	if err != nil {
