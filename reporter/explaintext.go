@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/meterd/meterd/meter"
@@ -32,13 +33,18 @@ func (e Explanation) writeHead(out *bufio.Writer) {
 	r := &e.Record
 	fmt.Fprintf(out, "Bill record %s: %s\n\n", r.SN, r.Last.State)
 	rows := [][2]string{
-		{"billed", r.Billed.String()}, {"period", period(r.Window)},
-		{"instance", orNone(r.InstanceID)}, {"subject", r.Subject}, {"meter", r.Meter},
-		{"product", r.ProductID}, {"package", r.Package}, {"mode", r.Mode.String()},
+		{"billed", r.Billed.String()},
+		{"period", period(r.Window)},
+		{"instance", orNone(r.InstanceID)},
+		{"subject", r.Subject},
+		{"meter", r.Meter},
+		{"product", r.ProductID},
+		{"package", r.Package},
+		{"mode", r.Mode.String()},
 		{"booked by", bookingName(e.Booking)},
 	}
 	if r.Revision > 0 {
-		rows = append(rows, [2]string{"revision", fmt.Sprint(r.Revision)})
+		rows = append(rows, [2]string{"revision", strconv.FormatUint(uint64(r.Revision), 10)})
 	}
 	for _, row := range rows {
 		if row[1] != "" {

@@ -24,8 +24,8 @@ const (
 type VerifierOptions struct {
 	Books  VerifySource
 	Meters []meter.Meter
-	// Interval is the time between the beginnings of two runs; 0 means an hour. A run that takes longer is followed by the
-	// next one at once. Runs half an hour or more apart don't begin in the first 20 minutes of an hour.
+	// Interval is the time between the beginnings of two runs; 0 means an hour. It is longer when runs take more than a tenth
+	// of it. Runs half an hour or more apart don't begin in the first 20 minutes of an hour.
 	Interval time.Duration
 	// Hours is how many of the last closed hours each run counts again; 0 means 3, negative none.
 	Hours  int
@@ -83,7 +83,7 @@ func NewVerifier(o VerifierOptions) (*Verifier, error) {
 // Run verifies until ctx ends, and then returns nil: first after one interval, when a daemon that just started has caught
 // up. It starts no goroutine that outlives it.
 func (v *Verifier) Run(ctx context.Context) error {
-	for next := v.after(v.o.Clock.Now()); ; {
+	for next := v.after(v.o.Clock.Now(), 0); ; {
 		if err := v.o.Clock.WaitUntil(ctx, next); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -95,17 +95,21 @@ func (v *Verifier) Run(ctx context.Context) error {
 			v.RunOnce(ctx)
 		}
 		// After a clock was set ahead, one run is enough for all the intervals that were passed over.
-		next = v.after(began)
+		next = v.after(began, v.o.Clock.Now().Sub(began))
 	}
 }
 
 // quietMinute is the minute of an hour from which on verifying competes with no report: those are due by minute 15.
 const quietMinute = 20
 
+// restFactor is how many times as long as a run took is between two of them: verifying grows with the books, and must not
+// keep the store from its work.
+const restFactor = 10
+
 // after is the time of the next run. With intervals of half an hour or more it keeps clear of the time in which hours are
 // closed and reported.
-func (v *Verifier) after(began time.Time) time.Time {
-	next := began.Add(v.o.Interval)
+func (v *Verifier) after(began time.Time, took time.Duration) time.Time {
+	next := began.Add(max(v.o.Interval, restFactor*took))
 	quiet := next.Truncate(time.Hour).Add(quietMinute * time.Minute)
 	if v.o.Interval >= 30*time.Minute && next.Before(quiet) {
 		return quiet

@@ -190,8 +190,10 @@ func Verify(ctx context.Context, books VerifySource, o VerifyOptions) (Report, e
 		name string
 		run  func(context.Context) error
 	}{
-		{"sum up the accounts", v.checkBooks}, {"count the hours again", v.checkHours},
-		{"check the rows", v.checkRows}, {"compare the intake", v.checkIntake},
+		{"sum up the accounts", v.checkBooks},
+		{"count the hours again", v.checkHours},
+		{"check the rows", v.checkRows},
+		{"compare the intake", v.checkIntake},
 	}
 	for _, step := range steps {
 		if err := step.run(ctx); err != nil {

@@ -585,6 +585,32 @@ func TestVerifier(t *testing.T) {
 	}
 }
 
+func TestVerifierRestsAfterLongRuns(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	clock := &jumpClock{at: clockAt(12, 0)}
+	l := &ledgerSums{before: func(int) { clock.at = clock.at.Add(12 * time.Minute) }}
+	var got []string
+	v, err := reporter.NewVerifier(reporter.VerifierOptions{
+		Books: l, Clock: clock, Logger: slog.New(slog.DiscardHandler),
+		Done: func(run reporter.VerifyRun) {
+			if got = append(got, run.At.Format("15:04")); len(got) == 2 {
+				cancel()
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"13:20", "15:20"}, got); diff != "" {
+		t.Errorf("runs (-want +got):\n%s", diff)
+	}
+}
+
 func TestVerifierKeepsClearOfReports(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

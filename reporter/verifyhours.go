@@ -72,7 +72,8 @@ func (v *verification) checkHours(ctx context.Context) error {
 	if len(rec.SkippedMeters) > 0 {
 		v.note("usage of meters that are not configured any more was not counted again: %v", rec.SkippedMeters)
 	}
-	return v.listWaiting(stale, from, to)
+	v.listWaiting(stale, from, to)
+	return nil
 }
 
 // hoursToCount is the range of closed hours within what was asked for.
@@ -198,7 +199,7 @@ func (v *verification) skipMeter(slug string) {
 }
 
 // listWaiting lists the stale hours of the range, oldest first.
-func (v *verification) listWaiting(stale staleHours, from, to time.Time) error {
+func (v *verification) listWaiting(stale staleHours, from, to time.Time) {
 	rec := v.report.Recount
 	var starts []time.Time
 	for start := range stale.hours {
@@ -212,5 +213,4 @@ func (v *verification) listWaiting(stale staleHours, from, to time.Time) error {
 		h := stale.hours[start]
 		rec.Waiting = append(rec.Waiting, WaitingHour{Hour: h.Hour, Subjects: len(h.Subjects), Touches: len(h.Touches)})
 	}
-	return nil
 }

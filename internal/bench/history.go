@@ -26,7 +26,7 @@ func (h *hour) writeHistory(ctx context.Context, days int) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	first := h.begins.Add(-time.Duration(days) * 24 * time.Hour)
 	for n := range uint64(24 * days) { //nolint:gosec // positive
-		w := meter.HourOf(first.Add(time.Duration(n) * time.Hour)) //nolint:gosec // at most some thousand
+		w := meter.HourOf(first.Add(time.Duration(n) * time.Hour))
 		if err := h.writeHour(ctx, s, n+1, w); err != nil {
 			return fmt.Errorf("hour %s: %w", w, err)
 		}
@@ -65,7 +65,7 @@ func (h *hour) writeHour(ctx context.Context, s *store.Store, number uint64, w m
 		return err
 	}
 	b := reporter.Booking{
-		Number: number, Version: uint64(w.End.UnixNano()), Kind: reporter.BookingClose, Window: w, At: w.End, //nolint:gosec // after 1970
+		Number: number, Version: uint64(w.End.UnixNano()), Kind: reporter.BookingClose, Window: w, At: w.End,
 		Events: uint64(h.instances), //nolint:gosec // positive
 	}
 	rows, transitions := historyRows(h.instances, b)
@@ -92,7 +92,7 @@ func historyRows(instances int, b reporter.Booking) (reporter.Rows, []reporter.T
 	transitions := make([]reporter.Transition, 0, 2*instances)
 	for i := range instances {
 		subject := subjectName(i)
-		tokens := meter.NewQuantity(1000+int64(mix(b.Version+uint64(i))%9000), 0) //nolint:gosec // small
+		tokens := meter.NewQuantity(1000+int64(mix(b.Version+uint64(i))%9000), 0)
 		r := reporter.BillRecord{
 			Seller: "default", InstanceID: subject, Subject: subject, Meter: "tokens", Window: b.Window, Booked: b.Window,
 			Usage: tokens, Billed: tokens, Scale: meter.NewQuantity(1, 0), RecordTime: b.Window.End, Version: b.Version,
@@ -109,7 +109,7 @@ func historyRows(instances int, b reporter.Booking) (reporter.Rows, []reporter.T
 		}
 		for seq, state := range []reporter.State{reporter.StateSending, reporter.StateAccepted} {
 			transitions = append(transitions, reporter.Transition{
-				SN: r.SN, Booked: b.Window, Seq: uint32(seq) + 2, State: state, At: b.At.Add(time.Duration(seq+1) * time.Second), //nolint:gosec // 0 or 1
+				SN: r.SN, Booked: b.Window, Seq: uint32(seq) + 2, State: state, At: b.At.Add(time.Duration(seq+1) * time.Second),
 				Attempt: 1, Endpoint: "primary", Code: "MKT.0000",
 			})
 		}
@@ -125,7 +125,7 @@ func historyEvents(instances int, w meter.Window) *meter.EventRows {
 		var key meter.EventKey
 		binary.LittleEndian.PutUint64(key[:], random)
 		binary.LittleEndian.PutUint64(key[8:], mix(random))
-		at := w.Start.Add(time.Duration(random % uint64(time.Hour))).UnixNano() //nolint:gosec // below an hour
+		at := w.Start.Add(time.Duration(random % uint64(time.Hour))).UnixNano()
 		r.Subject = append(r.Subject, []byte(subjectName(i)))
 		r.Source = append(r.Source, []byte("/gateway/eu-1"))
 		r.ID = append(r.ID, fmt.Appendf(nil, "0197a5c0-7c1e-7a3b-%016x", random))

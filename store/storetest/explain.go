@@ -32,16 +32,16 @@ func testExplain(t *testing.T, s *suite) {
 		b := s.draft(t, kind, w, &rows)
 		s.write(t, b, rows)
 		s.write(t, b, rows) // as after an error: rows are written again
-		if err := reference.WriteRows(ctx, b, rows); err != nil {
+		if err := reference.WriteRows(t.Context(), b, rows); err != nil {
 			t.Fatal(err)
 		}
 		if !commit {
 			return b
 		}
-		if err := s.store.Commit(ctx, b); err != nil {
+		if err := s.store.Commit(t.Context(), b); err != nil {
 			t.Fatalf("Commit: %v", err)
 		}
-		if err := reference.Commit(ctx, b); err != nil {
+		if err := reference.Commit(t.Context(), b); err != nil {
 			t.Fatal(err)
 		}
 		return b
