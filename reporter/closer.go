@@ -52,8 +52,11 @@ type CloserOptions struct {
 	// LateMargin is how much younger than the marketplace's limit the window of a late record must be, so that there is time
 	// to deliver it; 0 means 24 h.
 	LateMargin time.Duration
-	// FlushTimeout bounds the barrier; 0 means 2 m.
+	// FlushTimeout bounds the barrier; 0 means 2 m. When it takes longer nothing is closed.
 	FlushTimeout time.Duration
+	// FlushLimit is for how long the barrier may fail like that before hours are closed all the same: what it waited for is
+	// late usage then. 0 means 1 h, which leaves time until the marketplace's last limit of 2 h (usage push, section 4.1).
+	FlushLimit time.Duration
 	// ChunkRows bounds how many rows are kept in memory and written at once; 0 means 10,000.
 	ChunkRows int
 	Now       func() time.Time
@@ -111,7 +114,8 @@ type Closer struct {
 	keeper *bookkeeper
 
 	mu         sync.Mutex
-	lastClosed Booking // as far as this process knows
+	lastClosed Booking   // as far as this process knows
+	stuckSince time.Time // when the barrier began to fail; zero while it does not
 }
 
 // NewCloser checks the options and reports every fault at once.
@@ -129,7 +133,7 @@ func NewCloser(o CloserOptions) (*Closer, error) {
 	if o.Seller == "" {
 		errs = append(errs, errors.New("closer: the seller needs a name; it is part of every record's number"))
 	}
-	if o.Grace < 0 || o.FlushTimeout < 0 || o.ChunkRows < 0 || o.LateMargin < 0 {
+	if o.Grace < 0 || o.FlushTimeout < 0 || o.FlushLimit < 0 || o.ChunkRows < 0 || o.LateMargin < 0 {
 		errs = append(errs, errors.New("closer: grace, flush timeout, late margin and chunk size must not be negative"))
 	}
 	daily := false
@@ -154,6 +158,7 @@ func NewCloser(o CloserOptions) (*Closer, error) {
 
 func (o *CloserOptions) setDefaults() {
 	setDefault(&o.FlushTimeout, 2*time.Minute)
+	setDefault(&o.FlushLimit, time.Hour)
 	setDefault(&o.LateMargin, 24*time.Hour)
 	if o.ChunkRows == 0 {
 		o.ChunkRows = 10_000
@@ -189,7 +194,8 @@ func (c *Closer) terms(slug string) Terms { return c.o.Terms[slug] }
 // hours again for which something arrived, and then closes, oldest first, every hour that has
 // not been closed yet and whose end lies at least the grace period before until. It starts after the last closed hour, or
 // at the first stored event when nothing was closed yet, and closes empty hours too. An until beyond the clock is refused
-// with an error that wraps [ErrFuture]. When the barrier fails or takes too long nothing is closed. An hour that can't be
+// with an error that wraps [ErrFuture]. When the barrier fails or takes too long nothing is closed, until that
+// has lasted for [CloserOptions].FlushLimit. An hour that can't be
 // recounted does not keep others from being closed. The summary counts what was booked, also when an error ended the call.
 func (c *Closer) CloseDue(ctx context.Context, until time.Time) (ClosedSummary, error) {
 	return c.closeSome(ctx, until, 0)
@@ -275,15 +281,28 @@ func (c *Closer) start(ctx context.Context, until time.Time) (next, last meter.W
 	return next, last, nil
 }
 
-// flush passes the barrier.
+// flush passes the barrier, or goes on without it when it has failed for too long.
 func (c *Closer) flush(ctx context.Context) error {
 	if c.o.Flusher == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.o.FlushTimeout)
+	flushCtx, cancel := context.WithTimeout(ctx, c.o.FlushTimeout)
 	defer cancel()
-	if err := c.o.Flusher.Flush(ctx); err != nil {
-		return fmt.Errorf("nothing was closed because accepted events did not reach the store within %s: %w", c.o.FlushTimeout, err)
+	err := c.o.Flusher.Flush(flushCtx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		c.stuckSince = time.Time{}
+		return nil
 	}
-	return nil
+	now := c.o.Now()
+	if c.stuckSince.IsZero() || c.stuckSince.After(now) {
+		c.stuckSince = now
+	}
+	if stuck := now.Sub(c.stuckSince); ctx.Err() == nil && stuck >= c.o.FlushLimit {
+		c.log.Error("accepted events have not reached the store for too long; hours are closed without them, they will be late usage",
+			"for", stuck, "err", err)
+		return nil
+	}
+	return fmt.Errorf("nothing was closed because accepted events did not reach the store within %s: %w", c.o.FlushTimeout, err)
 }

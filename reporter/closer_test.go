@@ -231,6 +231,15 @@ func TestNothingIsClosedWithoutTheBarrier(t *testing.T) {
 	if sum, err := c.CloseDue(t.Context(), b.clock.Now()); sum.Windows != 1 || err != nil {
 		t.Errorf("CloseDue = %d, %v, want 1", sum.Windows, err)
 	}
+	f.fail = errors.New("another daemon does not get on")
+	b.clock.Advance(time.Hour)
+	if sum, err := c.CloseDue(t.Context(), b.clock.Now()); sum.Windows != 0 || !errors.Is(err, f.fail) {
+		t.Errorf("CloseDue = %d, %v, want 0: the time without the barrier counts from its first failure", sum.Windows, err)
+	}
+	b.clock.Advance(time.Hour)
+	if sum, err := c.CloseDue(t.Context(), b.clock.Now()); sum.Windows != 2 || err != nil {
+		t.Errorf("CloseDue an hour later = %d, %v, want 2: closed without the barrier", sum.Windows, err)
+	}
 	calls := f.calls
 	if _, err := c.CloseDue(t.Context(), b.clock.Now()); err != nil || f.calls != calls {
 		t.Errorf("CloseDue with nothing to do: %v and %d barriers, want none", err, f.calls-calls)

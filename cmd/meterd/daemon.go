@@ -287,6 +287,9 @@ func (d *daemon) Run(ctx context.Context) error {
 	start(backstage, "store", d.runStore)
 	start(backstage, "loader", d.onceStoreOpened(d.loader.Run))
 	start(front, "reporter", d.onceStoreOpened(d.service.Run))
+	if d.barrier != nil {
+		start(backstage, "barrier", d.onceStoreOpened(d.barrier.Run))
+	}
 	start(front, "slo", d.onceStoreOpened(d.slo.Run))
 	if d.verifier != nil {
 		start(front, "verifier", d.onceStoreOpened(d.verifier.Run))

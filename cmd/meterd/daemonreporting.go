@@ -28,6 +28,7 @@ type reporting struct {
 	verifier *reporter.Verifier   // nil when it never runs by itself
 	guard    *reporter.ClockGuard // nil when the clock is not guarded
 	lease    *store.Lease         // nil with the embedded engine, which no other daemon can use
+	barrier  *reporter.Barrier    // like the lease
 	market   *koogallery.Client   // nil when reporting is off
 	shadow   *koogallery.Client   // nil when records in mode shadow go nowhere
 }
@@ -47,6 +48,11 @@ func (d *daemon) openReporting(monotonic func() time.Duration) error {
 	observer, err := d.telemetry.ReportingObserver()
 	if err != nil {
 		return err
+	}
+	if !d.cfg.Store.Embedded {
+		if err := d.joinOthers(); err != nil {
+			return err
+		}
 	}
 	closer, err := d.newCloser(observer)
 	if err != nil {
@@ -77,10 +83,7 @@ func (d *daemon) openReporting(monotonic func() time.Duration) error {
 		}
 		options.Reporter = d.delivery
 	}
-	if !d.cfg.Store.Embedded {
-		if d.lease, err = d.newLease(); err != nil {
-			return err
-		}
+	if d.lease != nil {
 		options.Lease = d.lease
 	}
 	if monotonic != nil {
@@ -119,7 +122,7 @@ func (d *daemon) newCloser(observer reporter.Observer) (*reporter.Closer, error)
 		return nil, err
 	}
 	return reporter.NewCloser(reporter.CloserOptions{
-		Books: d.store, Lives: d.store, Flusher: d.loader, Meters: d.meters, Terms: d.cfg.Terms(), Mapper: mapper, Rules: rules,
+		Books: d.store, Lives: d.store, Flusher: d.flusher(), Meters: d.meters, Terms: d.cfg.Terms(), Mapper: mapper, Rules: rules,
 		Seller: d.cfg.Reporting.Seller, Grace: d.cfg.Closing.Grace.Std(), DayZone: zone, LateMargin: d.cfg.Closing.LateMargin.Std(),
 		FlushTimeout: d.cfg.Closing.FlushTimeout.Std(), Now: d.clock.Now, Logger: d.log.With("component", "reporter"), Observer: observer,
 	})
@@ -155,17 +158,36 @@ func (d *daemon) newDelivery(observer reporter.Observer, backoff reporter.Backof
 	return reporter.NewReporter(options)
 }
 
-// newLease returns this daemon's part in the lease. It is named after the data directory, which one process at a time has: after
-// a restart the lease is its own again at once.
-func (d *daemon) newLease() (*store.Lease, error) {
-	holder, err := dataDirName(d.cfg.DataDir)
+// joinOthers prepares to share the store with other daemons. This one is named after its data directory, which one process at
+// a time has: after a restart the lease is its own again at once.
+func (d *daemon) joinOthers() error {
+	name, err := dataDirName(d.cfg.DataDir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	began := time.Now()
-	return d.store.NewLease(store.LeaseOptions{
-		TTL: d.cfg.Reporting.LeaseTTL.Std(), Holder: holder, Elapsed: func() time.Duration { return time.Since(began) },
+	d.lease, err = d.store.NewLease(store.LeaseOptions{
+		TTL: d.cfg.Reporting.LeaseTTL.Std(), Holder: name, Elapsed: func() time.Duration { return time.Since(began) },
 	})
+	if err != nil {
+		return err
+	}
+	d.barrier, err = reporter.NewBarrier(reporter.BarrierOptions{
+		Local: d.loader, Books: d.store, Name: name, Now: d.clock.Now, Logger: d.log.With("component", "barrier"),
+		Spool: func() (uint64, time.Time) {
+			s := d.spool.Stats()
+			return count(s.UnconfirmedEvents), s.OldestUnconfirmedAt
+		},
+	})
+	return err
+}
+
+// flusher brings in what was accepted: by this daemon, and by the others on its store.
+func (d *daemon) flusher() reporter.Flusher {
+	if d.barrier != nil {
+		return d.barrier
+	}
+	return d.loader
 }
 
 // dataDirName returns the random name that a data directory was given when it was first used.
