@@ -18,6 +18,8 @@ import (
 // connection ends the handler with http.ErrAbortHandler, as net/http provides for that.
 func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.recoverPanic(w)
+	// Callers compare clocks by this header; the server's own would be the wall's time, whatever Options.Now says.
+	w.Header().Set("Date", s.Now().UTC().Format(http.TimeFormat))
 	switch path := r.URL.Path; {
 	case path == PathNew:
 		s.serveAPI(w, r, APINew)
@@ -65,8 +67,6 @@ func isLoopback(remote string) bool {
 func (s *Sandbox) serveAPI(w http.ResponseWriter, r *http.Request, api API) {
 	call := Call{At: s.Now(), Method: clip(r.Method, 20), Path: clip(r.URL.Path, 200)}
 	defer func() { s.note(call) }()
-	// Callers compare clocks by this header; the server's own would be the wall's time, whatever Options.Now says.
-	w.Header().Set("Date", call.At.UTC().Format(http.TimeFormat))
 	plan := s.faults.plan(r.URL.Path)
 	call.Faults = plan.struck
 	if err := wait(r.Context(), plan.before); err != nil {
