@@ -11,27 +11,31 @@ import (
 	"time"
 )
 
-// Scaled runs faster than the machine's clock. Several processes that are given the same text show the same time. It can be
-// set forth and back while it runs, as a machine's clock can: by writing a duration into a file. Use ParseScaled.
+// Scaled runs faster than the machine's clock. Several processes that are given the same text show the same time. A file moves it
+// on while it runs, and sets it forth and back as a machine's clock can be set. Use ParseScaled.
 type Scaled struct {
 	real, shown time.Time // the machine's time at which it shows the other
 	speed       int64
-	file        string // holds the step; "" for none
+	file        string // holds what is added; "" for none
 
 	mu     sync.Mutex
-	step   time.Duration
+	added  addition
 	readAt time.Time // of the file
 }
 
-// How often the step's file is read, and how long a wait does not look at the time, in real time.
+// addition is what the file says: the time that passed in leaps, and how far the wall clock was set.
+type addition struct{ passed, step time.Duration }
+
+// How often the file is read, and how long a wait does not look at the time, in real time.
 const (
-	stepAge   = 10 * time.Millisecond
+	fileAge   = 10 * time.Millisecond
 	scaledNap = 20 * time.Millisecond
 )
 
 // ParseScaled reads "REAL,SHOWN,SPEED" or "REAL,SHOWN,SPEED,FILE": at the machine's time REAL (nanoseconds since 1970) the
-// clock shows SHOWN (RFC 3339), and runs SPEED times as fast from then on. FILE holds a duration that is added, such as
-// -2h; it need not exist.
+// clock shows SHOWN (RFC 3339), and runs SPEED times as fast from then on. FILE holds two durations, such as "3h -2h": the time
+// that passed in leaps, by every clock, and how far the wall clock was set, of which a monotonic clock knows nothing. It need
+// not exist.
 func ParseScaled(text string) (*Scaled, error) {
 	parts := strings.SplitN(text, ",", 4)
 	if len(parts) < 3 {
@@ -54,34 +58,41 @@ func ParseScaled(text string) (*Scaled, error) {
 }
 
 // Now returns the clock's time in UTC.
-func (s *Scaled) Now() time.Time { return s.shown.Add(s.elapsed() + s.stepped()) }
+func (s *Scaled) Now() time.Time {
+	a := s.addition()
+	return s.shown.Add(s.elapsed() + a.passed + a.step)
+}
 
-// Monotonic returns the time since some fixed moment; steps don't change it.
-func (s *Scaled) Monotonic() time.Duration { return s.elapsed() }
+// Monotonic returns the time since some fixed moment. Setting the clock doesn't change it.
+func (s *Scaled) Monotonic() time.Duration { return s.elapsed() + s.addition().passed }
 
 func (s *Scaled) elapsed() time.Duration {
 	return time.Since(s.real) * time.Duration(s.speed)
 }
 
-// stepped is the duration in the file; one that can't be read leaves what was read before.
-func (s *Scaled) stepped() time.Duration {
+// addition is what the file says; one that can't be read leaves what was read before.
+func (s *Scaled) addition() addition {
 	if s.file == "" {
-		return 0
+		return addition{}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.readAt) < stepAge {
-		return s.step
+	if time.Since(s.readAt) < fileAge {
+		return s.added
 	}
 	s.readAt = time.Now() //nolint:forbidigo // a clock reads the machine's
 	text, err := os.ReadFile(s.file)
 	if err != nil {
-		return s.step
+		return s.added
 	}
-	if step, err := time.ParseDuration(strings.TrimSpace(string(text))); err == nil {
-		s.step = step
+	if fields := strings.Fields(string(text)); len(fields) == 2 {
+		passed, err1 := time.ParseDuration(fields[0])
+		step, err2 := time.ParseDuration(fields[1])
+		if err1 == nil && err2 == nil {
+			s.added = addition{passed, step}
+		}
 	}
-	return s.step
+	return s.added
 }
 
 // WaitUntil returns nil once the clock shows t or later, or the context's error.

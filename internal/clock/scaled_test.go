@@ -44,21 +44,29 @@ func TestScaled_RunsFaster(t *testing.T) {
 	})
 }
 
-func TestScaled_Steps(t *testing.T) {
+func TestScaled_LeapsAndSteps(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "step")
 	synctest.Test(t, func(t *testing.T) {
 		c := mustScaled(t, "%d,2026-03-01T12:00:00Z,1,%s", time.Now().UnixNano(), file)
-		for _, step := range []time.Duration{0, 2 * time.Hour, -2 * time.Hour} {
-			if step != 0 {
-				if err := os.WriteFile(file, []byte(step.String()+"\n"), 0o600); err != nil {
-					t.Fatal(err)
-				}
+		begin, passed := c.Now(), time.Duration(0)
+		for i, tt := range []struct {
+			text         string
+			passed, step time.Duration
+		}{
+			{"", 0, 0}, {"0s 2h\n", 0, 2 * time.Hour}, {"3h -2h", 3 * time.Hour, -2 * time.Hour},
+			{"half a fi", 3 * time.Hour, -2 * time.Hour}, {"4h 0s", 4 * time.Hour, 0},
+		} {
+			if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
-			want := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).Add(c.Monotonic() + step)
-			if got := c.Now(); !got.Equal(want) {
-				t.Errorf("Now() = %v with step %v, want %v", got, step, want)
+			passed = time.Duration(i+1)*time.Second + tt.passed
+			if got, want := c.Now(), begin.Add(passed+tt.step); !got.Equal(want) {
+				t.Errorf("Now() = %v after %q, want %v", got, tt.text, want)
+			}
+			if got := c.Monotonic(); got != passed {
+				t.Errorf("Monotonic() = %v after %q, want %v", got, tt.text, passed)
 			}
 		}
 	})
@@ -66,7 +74,7 @@ func TestScaled_Steps(t *testing.T) {
 
 func TestScaled_WaitEndsWithTheContext(t *testing.T) {
 	t.Parallel()
-	c := mustScaled(t, "0,2026-03-01T12:00:00Z,1")
+	c := mustScaled(t, "%d,2026-03-01T12:00:00Z,1", time.Now().UnixNano())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := c.WaitUntil(ctx, c.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {

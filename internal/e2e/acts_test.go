@@ -86,7 +86,7 @@ func (a *acts) insist(name string, act func() error) {
 			a.t.Errorf("%s: %v", name, err)
 			return
 		}
-		a.rest(20 * time.Millisecond)
+		a.rest(100 * time.Millisecond)
 	}
 }
 

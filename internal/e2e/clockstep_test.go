@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -29,13 +28,13 @@ func (d *daemon) lastClosed(t *testing.T) time.Time {
 // While it is ahead no hour is closed; while it is behind hours are closed late; and nothing is lost or counted twice.
 func TestClockStepped(t *testing.T) {
 	random := seeded(t)
-	c := newFastClock(t, 600)
-	m := startSandboxOf(t, mustCrashProgram(t), []string{strings.Join(strings.Split(c.env, ",")[:3], ",")}, "--tolerance", "12h") // its clock stays right
+	c := newFastClock(t)
+	m := startFastSandbox(t, c)
 	d := newFastDaemon(t, c, m.url, "METERD_INGEST_MAX_FUTURE=1h")
 	d.start(t)
-	l := startLoadOf(t, random, d.url, loadOptions{most: 30, pace: 50 * time.Millisecond, maker: maker{when: quietTimes(c)}})
-	end := c.Now().Truncate(time.Hour).Add(time.Hour)
-	d.awaitReported(t, end)
+	l := startLoadOf(t, random, d.url, loadOptions{most: 20, pace: 150 * time.Millisecond, gap: 400 * time.Millisecond, maker: maker{when: quietTimes(c)}})
+	l.awaitProgress(100)
+	d.awaitReported(t, c.endHour(t))
 
 	c.set(t, 2*time.Hour)
 	poll(t, "clock distrusted", func() error {
@@ -45,14 +44,13 @@ func TestClockStepped(t *testing.T) {
 		}
 		return err
 	})
-	ahead := c.Now()
-	c.await(t, ahead.Truncate(time.Hour).Add(time.Hour+20*time.Minute)) // an hour ends, and more would end by the wrong clock
+	c.endHour(t) // one hour is over, and two more would be by the wrong clock
+	c.pass(t, 20*time.Minute)
 	if closed := d.lastClosed(t); closed.After(c.Now()) {
 		t.Errorf("at %s the hour until %s was closed", c.Now(), closed)
 	}
 	c.set(t, 0)
-	end = c.Now().Truncate(time.Hour)
-	d.awaitReported(t, end)
+	d.awaitReported(t, c.Now().Truncate(time.Hour))
 	poll(t, "clock trusted", func() error {
 		samples, err := d.metrics(t.Context())
 		if err == nil && samples["meterd_clock_distrusted"] != 0 {
@@ -63,12 +61,10 @@ func TestClockStepped(t *testing.T) {
 
 	c.set(t, -2*time.Hour)
 	l.awaitProgress(200)
-	c.await(t, c.Now().Add(90*time.Minute))
+	c.pass(t, 90*time.Minute)
 	c.set(t, 0)
 	l.drain()
-	end = c.Now().Truncate(time.Hour).Add(time.Hour)
-	c.await(t, end.Add(5*time.Minute))
-	d.awaitReported(t, end)
+	d.awaitReported(t, c.endHour(t))
 	d.checkConserved(t, m, &l.ledger)
 	d.checkClosedOnce(t)
 }
@@ -99,12 +95,12 @@ func (d *daemon) checkClosedOnce(t *testing.T) {
 // before it ends.
 func TestClockAheadAtStart(t *testing.T) {
 	random := seeded(t)
-	c := newFastClock(t, 600)
-	m := startSandboxOf(t, mustCrashProgram(t), []string{strings.Join(strings.Split(c.env, ",")[:3], ",")}, "--tolerance", "12h")
+	c := newFastClock(t)
+	m := startFastSandbox(t, c)
 	d := newFastDaemon(t, c, m.url, "METERD_INGEST_MAX_FUTURE=1h")
 	c.set(t, 2*time.Hour)
 	d.start(t)
-	l := startLoadOf(t, random, d.url, loadOptions{most: 30, pace: 50 * time.Millisecond, maker: maker{when: quietTimes(c)}})
+	l := startLoadOf(t, random, d.url, loadOptions{most: 20, pace: 150 * time.Millisecond, gap: 400 * time.Millisecond, maker: maker{when: quietTimes(c)}})
 	poll(t, "clock distrusted", func() error {
 		samples, err := d.metrics(t.Context())
 		if err == nil && samples["meterd_clock_distrusted"] != 1 {
@@ -112,15 +108,13 @@ func TestClockAheadAtStart(t *testing.T) {
 		}
 		return err
 	})
-	c.await(t, c.Now().Add(40*time.Minute))
+	c.pass(t, 40*time.Minute)
 	if closed := d.lastClosed(t); closed.After(c.Now()) {
 		t.Errorf("at %s the hour until %s was closed", c.Now(), closed)
 	}
 	c.set(t, 0)
 	l.drain()
-	end := c.Now().Truncate(time.Hour).Add(time.Hour)
-	c.await(t, end.Add(5*time.Minute))
-	d.awaitReported(t, end)
+	d.awaitReported(t, c.endHour(t))
 	d.checkConserved(t, m, &l.ledger)
 }
 

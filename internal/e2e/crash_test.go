@@ -104,31 +104,69 @@ var scales = map[string]decimal.Decimal{
 type fastClock struct {
 	*clock.Scaled
 
-	env  string // for processes
-	file string // of the step
+	env          string // for processes
+	right        string // the same without the steps of set: for a marketplace, whose clock is right
+	file         string
+	passed, step time.Duration
 }
 
+// fastSpeed is how fast clocks run by themselves.
+const fastSpeed = 120
+
 // newFastClock starts a clock at the beginning of this hour.
-func newFastClock(t *testing.T, speed int) *fastClock {
+func newFastClock(t *testing.T) *fastClock {
 	t.Helper()
 	now := time.Now()
 	file := filepath.Join(t.TempDir(), "step")
-	text := fmt.Sprintf("%d,%s,%d,%s", now.UnixNano(), now.UTC().Truncate(time.Hour).Format(time.RFC3339), speed, file)
+	text := fmt.Sprintf("%d,%s,%d,%s", now.UnixNano(), now.UTC().Truncate(time.Hour).Format(time.RFC3339), fastSpeed, file)
 	scaled, err := clock.ParseScaled(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &fastClock{Scaled: scaled, env: "METERD_CLOCK=" + text, file: file}
+	c := &fastClock{Scaled: scaled, env: "METERD_CLOCK=" + text + ".set", right: "METERD_CLOCK=" + text, file: file}
+	c.write(t)
+	return c
 }
 
-// set sets the clock that processes see. This test's own goes on as it was.
+// set sets the wall clock of daemons. That of the test, and of the marketplace, goes on as it was.
 func (c *fastClock) set(t *testing.T, step time.Duration) {
 	t.Helper()
-	if err := os.WriteFile(c.file+".new", []byte(step.String()), 0o600); err != nil {
-		t.Fatal(err)
+	c.step = step
+	c.write(t)
+}
+
+// leap lets time pass at once, for everybody.
+func (c *fastClock) leap(t *testing.T, d time.Duration) {
+	t.Helper()
+	c.passed += d
+	c.write(t)
+}
+
+// write tells the processes. A file is replaced as a whole.
+func (c *fastClock) write(t *testing.T) {
+	t.Helper()
+	for name, step := range map[string]time.Duration{c.file: 0, c.file + ".set": c.step} {
+		err := os.WriteFile(name+".new", fmt.Appendf(nil, "%s %s", c.passed, step), 0o600)
+		if err == nil {
+			err = os.Rename(name+".new", name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.Rename(c.file+".new", c.file); err != nil {
-		t.Fatal(err)
+}
+
+// pass lets time pass in leaps of ten minutes, with some time between them in which things happen.
+func (c *fastClock) pass(t *testing.T, d time.Duration) {
+	t.Helper()
+	const leap, between = 9 * time.Minute, time.Minute
+	for end := c.Now().Add(d); ; {
+		left := end.Sub(c.Now())
+		if left <= 0 {
+			return
+		}
+		c.leap(t, max(0, min(leap, left-between)))
+		c.await(t, c.Now().Add(min(between, left)))
 	}
 }
 
@@ -143,10 +181,18 @@ func (c *fastClock) await(t *testing.T, until time.Time) {
 	})
 }
 
+// endHour lets the running hour and its grace pass, and returns its end.
+func (c *fastClock) endHour(t *testing.T) time.Time {
+	t.Helper()
+	end := c.Now().Truncate(time.Hour).Add(time.Hour)
+	c.leap(t, end.Add(6*time.Minute).Sub(c.Now()))
+	return end
+}
+
 // startFastSandbox starts a sandbox on the clock. A call takes a moment, which is long by such a clock.
 func startFastSandbox(t *testing.T, c *fastClock, args ...string) *market {
 	t.Helper()
-	return startSandboxOf(t, mustCrashProgram(t), []string{c.env}, append([]string{"--tolerance", "12h"}, args...)...)
+	return startSandboxOf(t, mustCrashProgram(t), []string{c.right}, append([]string{"--tolerance", "12h"}, args...)...)
 }
 
 // newFastDaemon writes the configuration of a daemon on the clock.
@@ -309,7 +355,7 @@ func (d *daemon) awaitReported(t *testing.T, end time.Time) {
 		}
 		var closed time.Time
 		for _, b := range bookings {
-			if b.SettledAt == nil {
+			if b.SettledAt == nil && b.Records > 0 {
 				return fmt.Errorf("booking %d is not settled", b.Number)
 			}
 			if b.Kind == "close" && b.WindowEnd.After(closed) {
@@ -333,6 +379,7 @@ type booking struct {
 	Kind        string     `json:"kind"`
 	WindowStart time.Time  `json:"window_start"`
 	WindowEnd   time.Time  `json:"window_end"`
+	Records     uint64     `json:"records"`
 	SettledAt   *time.Time `json:"settled_at"`
 }
 

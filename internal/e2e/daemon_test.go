@@ -289,7 +289,7 @@ func (d *daemon) awaitStored(t *testing.T) {
 // meterd runs a command of the program that ends by itself, and returns its output and exit code.
 func meterd(t *testing.T, args ...string) (stdout string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = baseEnv()

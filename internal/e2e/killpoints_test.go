@@ -15,11 +15,11 @@ import (
 	"github.com/meterd/meterd/store/storetest"
 )
 
-// How many times the kill loop ends the daemon, and how fast its clock runs: an hour takes four seconds.
+// How many times the kill loop ends the daemon, and how much time passes with each of its lives, about.
 const (
 	killsWanted = 100
 	killsShort  = 20
-	killSpeed   = 900
+	lifeLength  = 15 * time.Minute
 )
 
 // TestKilledAtNamedPoints kills the daemon, or its engine, over and over at the named points, while events stream in and the
@@ -56,7 +56,7 @@ type killLoop struct {
 func newKillLoop(t *testing.T, random *rand.Rand, exists func(point string) bool, env ...string) *killLoop {
 	t.Helper()
 	k := &killLoop{
-		random: random, clock: newFastClock(t, killSpeed), kills: map[string]int{}, notHit: map[string]int{},
+		random: random, clock: newFastClock(t), kills: map[string]int{}, notHit: map[string]int{},
 		names: slices.DeleteFunc(killpoint.Names(), func(name string) bool { return !exists(name) }),
 	}
 	k.m = startFastSandbox(t, k.clock)
@@ -81,7 +81,7 @@ func (k *killLoop) run(t *testing.T) {
 	if testing.Short() {
 		want = killsShort
 	}
-	k.l = startLoadOf(t, k.random, k.d.url, loadOptions{most: 40, pace: 60 * time.Millisecond, maker: maker{
+	k.l = startLoadOf(t, k.random, k.d.url, loadOptions{most: 20, pace: 150 * time.Millisecond, gap: 400 * time.Millisecond, maker: maker{
 		when: lateTimes(k.clock),
 		pad: func() int {
 			if k.heavy.Load() {
@@ -100,9 +100,7 @@ func (k *killLoop) run(t *testing.T) {
 	k.l.drain()
 	people.finish()
 	t.Logf("acts: %v", people.counts)
-	end := k.clock.Now().Truncate(time.Hour).Add(time.Hour)
-	k.clock.await(t, end.Add(5*time.Minute))
-	k.d.awaitReported(t, end)
+	k.d.awaitReported(t, k.clock.endHour(t))
 	k.d.checkConserved(t, k.m, &k.l.ledger)
 	k.report(t)
 }
@@ -110,6 +108,7 @@ func (k *killLoop) run(t *testing.T) {
 // life starts the daemon and returns how often it or its engine was killed until it ended.
 func (k *killLoop) life(t *testing.T) (kills int) {
 	t.Helper()
+	k.clock.leap(t, between(k.random, 0, 2*lifeLength))
 	targets := k.choose()
 	k.heavy.Store(slices.Contains(targets, "spool.segment.sealed"))
 	plan := make([]string, len(targets))

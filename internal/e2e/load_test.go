@@ -25,6 +25,7 @@ type load struct {
 	t       *testing.T
 	url     func() string
 	pace    time.Duration // longest rest between two requests of a client
+	gap     time.Duration // longest rest between two events of a stream; most have none
 	stop    chan struct{} // closed: make no more events
 	abort   context.Context
 	clients sync.WaitGroup
@@ -75,13 +76,14 @@ const (
 // startLoad starts sending to the daemon that url names at the moment. Events with a time lie in the given hours.
 func startLoad(t *testing.T, random *rand.Rand, url func() string, hours ...time.Time) *load {
 	t.Helper()
-	return startLoadOf(t, random, url, loadOptions{most: 500, pace: 20 * time.Millisecond, maker: maker{hours: hours}})
+	return startLoadOf(t, random, url, loadOptions{most: 500, pace: 20 * time.Millisecond, gap: 10 * time.Millisecond, maker: maker{hours: hours}})
 }
 
 // loadOptions say what load there is.
 type loadOptions struct {
 	most  int // events in a request
 	pace  time.Duration
+	gap   time.Duration
 	maker maker // how events are made
 }
 
@@ -89,7 +91,7 @@ type loadOptions struct {
 func startLoadOf(t *testing.T, random *rand.Rand, url func() string, o loadOptions) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{t: t, url: url, pace: o.pace, stop: make(chan struct{}), abort: ctx}
+	l := &load{t: t, url: url, pace: o.pace, gap: o.gap, stop: make(chan struct{}), abort: ctx}
 	t.Cleanup(func() {
 		cancel()
 		l.clients.Wait()

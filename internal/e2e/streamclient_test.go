@@ -102,7 +102,7 @@ func (c *streamClient) feed(ctx context.Context, w *io.PipeWriter, again []event
 			break
 		}
 		if i >= len(again) && c.random.IntN(20) == 0 {
-			c.rest(between(c.random, 0, c.pace/2))
+			c.rest(between(c.random, 0, c.gap))
 		}
 	}
 	return made
