@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -237,5 +238,43 @@ func TestVerify_OneAtATime(t *testing.T) {
 	close(b.doors.gate)
 	if a := <-first; a.status != http.StatusOK {
 		t.Errorf("the first: %d %s", a.status, a.body)
+	}
+}
+
+// TestVerify_SlowCSV: over HTTP/2 an answer whose parts take longer to be made than to be sent is not cut off.
+func TestVerify_SlowCSV(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *options) {
+		o.RequestTimeout = 100 * time.Millisecond
+		o.Doors.Verify = func(_ context.Context, o reporter.VerifyOptions) (reporter.Report, error) {
+			line := reporter.VerifyLine{Check: reporter.CheckBooks, Sum: reporter.AccountSum{Subject: "tenant-1"}}
+			for i := range 5000 {
+				if i == 4000 {
+					time.Sleep(300 * time.Millisecond) // the work itself: longer than the deadline of a part
+				}
+				if err := o.Lines(line); err != nil {
+					return reporter.Report{}, err
+				}
+			}
+			return reporter.Report{OK: true}, nil
+		}
+	})
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(transport.CloseIdleConnections)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.server.URL+"/api/v1/verify", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-Api-Key", queryKey)
+	r.Header.Set("Accept", "text/csv")
+	res, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.ProtoMajor != 2 || strings.Count(string(text), "\n") != 5001 || res.Trailer.Get(httpapi.TrailerDifferences) != "0" {
+		t.Errorf("%s, %d bytes, trailer %v, %v", res.Proto, len(text), res.Trailer, err)
 	}
 }

@@ -17,8 +17,11 @@ type output struct {
 	w        *response
 	media    string
 	filename string
-	body     *body
-	buf      []byte
+	// pause is how long the next part may take to be made; 0: no longer than it may take to be sent. HTTP/2 ends a stream
+	// whose deadline passes also while nothing is written.
+	pause time.Duration
+	body  *body
+	buf   []byte
 }
 
 func (a *API) newOutput(w *response, media string) *output {
@@ -55,6 +58,9 @@ func (o *output) flush() error {
 	o.buf = o.buf[:0]
 	if err != nil {
 		return errAborted
+	}
+	if o.pause > 0 {
+		_ = o.w.control.SetWriteDeadline(machineTime().Add(o.pause))
 	}
 	return nil
 }

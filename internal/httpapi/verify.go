@@ -59,7 +59,7 @@ func (a *API) getVerify(w *response, r *http.Request) error {
 func (a *API) verifyCSV(ctx context.Context, w *response, o reporter.VerifyOptions) error {
 	out := a.newOutput(w, mediaCSV)
 	defer out.release()
-	out.filename = "verify.csv"
+	out.filename, out.pause = "verify.csv", verifyTimeout
 	w.Header().Set("Trailer", TrailerDifferences)
 	lines := reporter.NewVerifyCSV(out)
 	o.Lines = lines.Line
