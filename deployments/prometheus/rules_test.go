@@ -3,7 +3,9 @@ package prometheus_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -17,6 +19,7 @@ const (
 	testsFile   = "meterd_test.yml"
 	metricsPage = "../../docs/metrics.md"
 	alertsPage  = "../../docs/alerts.md"
+	dashboard   = "../grafana/meterd.json"
 )
 
 // promtool runs Prometheus' tool. Where it is missing the test is skipped, or fails when METERD_REQUIRE_ENGINES=1 says that
@@ -110,6 +113,43 @@ func TestRulesUseDocumentedMetrics(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDashboardUsesDocumentedMetrics checks the names in Grafana's dashboard, and that its queries are PromQL.
+func TestDashboardUsesDocumentedMetrics(t *testing.T) {
+	t.Parallel()
+	var board struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal([]byte(read(t, dashboard)), &board); err != nil {
+		t.Fatalf("%s: %v", dashboard, err)
+	}
+	documented := found(read(t, metricsPage), "(?m)^\\| `(meterd_[a-z_]+)` \\|")
+	var rules strings.Builder
+	rules.WriteString("groups:\n  - name: dashboard\n    rules:\n")
+	queries := 0
+	for _, panel := range board.Panels {
+		for _, target := range panel.Targets {
+			queries++
+			for _, name := range found(target.Expr, `\b(meterd_[a-z_]+)\b`) {
+				if !slices.Contains(documented, strings.TrimSuffix(name, "_bucket")) {
+					t.Errorf("panel %q uses %s, which %s doesn't list", panel.Title, name, metricsPage)
+				}
+			}
+			fmt.Fprintf(&rules, "      - {record: 'dashboard:query%d', expr: '%s'}\n", queries, target.Expr)
+		}
+	}
+	if queries < 20 {
+		t.Errorf("%d queries; does the test still find them?", queries)
+	}
+	file := t.TempDir() + "/dashboard.yml"
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "check", "rules", file)
 }
 
 func TestEveryAlertIsTestedAndExplained(t *testing.T) {
