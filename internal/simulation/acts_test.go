@@ -53,14 +53,22 @@ func (w *world) act(t *task, what string) {
 	case "mend":
 		w.mend()
 	case "store down":
-		w.storeDown = w.now.Add(w.between(time.Minute, 2*time.Hour))
+		w.storeDown = w.now.Add(w.outage(time.Hour))
 		w.note("world", "the store is away until %s", w.storeDown.Format("15:04"))
 	case "market down":
-		w.marketDown = w.now.Add(w.between(time.Minute, 5*time.Hour))
+		w.marketDown = w.now.Add(w.outage(5 * time.Hour))
 		w.note("world", "the marketplace is away until %s", w.marketDown.Format("15:04"))
 	case "kill", "stop":
 		w.end(t, what == "kill")
 	}
+}
+
+// outage draws how long something is away: mostly for minutes.
+func (w *world) outage(longest time.Duration) time.Duration {
+	if w.chance(0.75) {
+		longest = 15 * time.Minute
+	}
+	return w.between(time.Minute, longest)
 }
 
 // end ends a daemon: at once, or in good order if it is only waiting.

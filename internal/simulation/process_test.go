@@ -28,7 +28,7 @@ func (p *process) clock() clock {
 	return clock{t: p.t, skew: time.Duration(p.place) * 300 * time.Millisecond}
 }
 
-func (p *process) books() store { return store{p: p, l: p.w.ledger(p.w.books)} }
+func (p *process) books() calls { return calls{p: p, l: p.w.ledger(p.w.books)} }
 
 // client is a client of the marketplace or of the shadow.
 func (p *process) client(mode reporter.Mode) (*koogallery.Client, error) {

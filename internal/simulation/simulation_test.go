@@ -5,11 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meterd/meterd/store/storetest"
 )
 
 var (
@@ -24,7 +25,7 @@ var background = context.Background()
 // TestMain gives memory for speed: a simulation makes much garbage and keeps little.
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(400)
-	os.Exit(m.Run())
+	storetest.Main(m)
 }
 
 // simulate runs one seed and reports what is wrong.
@@ -72,7 +73,7 @@ func TestSameSeedSameHistory(t *testing.T) {
 	for _, seed := range []uint64{3, 14, 159} {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			one, two := simulate(t, seed, 12), simulate(t, seed, 12)
+			one, two := simulate(t, seed, 24), simulate(t, seed, 24)
 			if one.sum() != two.sum() || one.steps != two.steps {
 				t.Errorf("seed %d: %d steps with digest %s, then %d with %s", seed, one.steps, one.sum(), two.steps, two.sum())
 			}

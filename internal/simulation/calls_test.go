@@ -28,15 +28,15 @@ type ledger interface {
 
 var _ ledger = (*reportertest.Books)(nil)
 
-// store is the books as one process sees them: every call may let other tasks go first, fail before or after its effect, or
+// calls is the books as one process sees them: every call may let other tasks go first, fail before or after its effect, or
 // be the process's last.
-type store struct {
+type calls struct {
 	p *process
 	l ledger
 }
 
 // do makes one call.
-func (s store) do(op string, call func() error) error {
+func (s calls) do(op string, call func() error) error {
 	p, w := s.p, s.p.w
 	if p.t.ended || p.t.killed {
 		return errOutage // a goroutine that outlives its process
@@ -72,70 +72,70 @@ func (s store) do(op string, call func() error) error {
 	return errTrouble
 }
 
-func (s store) LastBooking(ctx context.Context) (b reporter.Booking, ok bool, err error) {
+func (s calls) LastBooking(ctx context.Context) (b reporter.Booking, ok bool, err error) {
 	err = s.do("LastBooking", func() (err error) { b, ok, err = s.l.LastBooking(ctx); return err })
 	return b, ok, err
 }
 
-func (s store) LastClosed(ctx context.Context) (b reporter.Booking, ok bool, err error) {
+func (s calls) LastClosed(ctx context.Context) (b reporter.Booking, ok bool, err error) {
 	err = s.do("LastClosed", func() (err error) { b, ok, err = s.l.LastClosed(ctx); return err })
 	return b, ok, err
 }
 
-func (s store) FirstEventHour(ctx context.Context) (h meter.Window, ok bool, err error) {
+func (s calls) FirstEventHour(ctx context.Context) (h meter.Window, ok bool, err error) {
 	err = s.do("FirstEventHour", func() (err error) { h, ok, err = s.l.FirstEventHour(ctx); return err })
 	return h, ok, err
 }
 
-func (s store) Touches(ctx context.Context, hour meter.Window) (ids []uint64, err error) {
+func (s calls) Touches(ctx context.Context, hour meter.Window) (ids []uint64, err error) {
 	err = s.do("Touches", func() (err error) { ids, err = s.l.Touches(ctx, hour); return err })
 	return ids, err
 }
 
-func (s store) StaleHours(ctx context.Context, before time.Time, limit int) (stale []reporter.StaleHour, err error) {
+func (s calls) StaleHours(ctx context.Context, before time.Time, limit int) (stale []reporter.StaleHour, err error) {
 	err = s.do("StaleHours", func() (err error) { stale, err = s.l.StaleHours(ctx, before, limit); return err })
 	return stale, err
 }
 
-func (s store) AggregateWindow(ctx context.Context, sc reporter.Scope, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
+func (s calls) AggregateWindow(ctx context.Context, sc reporter.Scope, meters []meter.Meter, yield func(reporter.WindowUsage) error) error {
 	return s.do("AggregateWindow", func() error { return s.l.AggregateWindow(ctx, sc, meters, yield) })
 }
 
-func (s store) CountWindowEvents(ctx context.Context, hour meter.Window) (n uint64, err error) {
+func (s calls) CountWindowEvents(ctx context.Context, hour meter.Window) (n uint64, err error) {
 	err = s.do("CountWindowEvents", func() (err error) { n, err = s.l.CountWindowEvents(ctx, hour); return err })
 	return n, err
 }
 
-func (s store) BookedUsage(ctx context.Context, hour meter.Window, subjects []string) (rows []reporter.HourlyUsage, err error) {
+func (s calls) BookedUsage(ctx context.Context, hour meter.Window, subjects []string) (rows []reporter.HourlyUsage, err error) {
 	err = s.do("BookedUsage", func() (err error) { rows, err = s.l.BookedUsage(ctx, hour, subjects); return err })
 	return rows, err
 }
 
-func (s store) Balances(ctx context.Context, subjects []string) (rows []reporter.Balance, err error) {
+func (s calls) Balances(ctx context.Context, subjects []string) (rows []reporter.Balance, err error) {
 	err = s.do("Balances", func() (err error) { rows, err = s.l.Balances(ctx, subjects); return err })
 	return rows, err
 }
 
-func (s store) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) (rs []reporter.BillRecord, err error) {
+func (s calls) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) (rs []reporter.BillRecord, err error) {
 	err = s.do("RecordsBySN", func() (err error) { rs, err = s.l.RecordsBySN(ctx, sns); return err })
 	return rs, err
 }
 
-func (s store) HeldUsage(ctx context.Context, ids []reporter.AdjustmentID, after reporter.AdjustmentID, limit int) (held []reporter.HeldUsage, err error) {
+func (s calls) HeldUsage(ctx context.Context, ids []reporter.AdjustmentID, after reporter.AdjustmentID, limit int) (held []reporter.HeldUsage, err error) {
 	err = s.do("HeldUsage", func() (err error) { held, err = s.l.HeldUsage(ctx, ids, after, limit); return err })
 	return held, err
 }
 
-func (s store) Lives(ctx context.Context, w meter.Window) (lives []reporter.Life, err error) {
+func (s calls) Lives(ctx context.Context, w meter.Window) (lives []reporter.Life, err error) {
 	err = s.do("Lives", func() (err error) { lives, err = s.l.Lives(ctx, w); return err })
 	return lives, err
 }
 
-func (s store) WriteRows(ctx context.Context, b reporter.Booking, rows reporter.Rows) error {
+func (s calls) WriteRows(ctx context.Context, b reporter.Booking, rows reporter.Rows) error {
 	return s.do("WriteRows", func() error { return s.l.WriteRows(ctx, b, rows) })
 }
 
-func (s store) Commit(ctx context.Context, b reporter.Booking) error {
+func (s calls) Commit(ctx context.Context, b reporter.Booking) error {
 	return s.do("Commit", func() error {
 		err := s.l.Commit(ctx, b)
 		s.p.w.afterCommit(s.p.name, b, err)
@@ -143,17 +143,17 @@ func (s store) Commit(ctx context.Context, b reporter.Booking) error {
 	})
 }
 
-func (s store) UnsettledBookings(ctx context.Context) (bs []reporter.Booking, err error) {
+func (s calls) UnsettledBookings(ctx context.Context) (bs []reporter.Booking, err error) {
 	err = s.do("UnsettledBookings", func() (err error) { bs, err = s.l.UnsettledBookings(ctx); return err })
 	return bs, err
 }
 
-func (s store) DueRecords(ctx context.Context, b reporter.Booking, after reporter.MeteringSN, limit int) (rs []reporter.BillRecord, err error) {
+func (s calls) DueRecords(ctx context.Context, b reporter.Booking, after reporter.MeteringSN, limit int) (rs []reporter.BillRecord, err error) {
 	err = s.do("DueRecords", func() (err error) { rs, err = s.l.DueRecords(ctx, b, after, limit); return err })
 	return rs, err
 }
 
-func (s store) AppendTransitions(ctx context.Context, ts []reporter.Transition) error {
+func (s calls) AppendTransitions(ctx context.Context, ts []reporter.Transition) error {
 	return s.do("AppendTransitions", func() error {
 		for _, t := range ts {
 			s.p.w.note(s.p.name, "%.8s becomes %s (%d) %s", t.SN, t.State, t.Seq, t.Code)
@@ -162,14 +162,14 @@ func (s store) AppendTransitions(ctx context.Context, ts []reporter.Transition) 
 	})
 }
 
-func (s store) SettleBooking(ctx context.Context, b reporter.Booking) error {
+func (s calls) SettleBooking(ctx context.Context, b reporter.Booking) error {
 	return s.do("SettleBooking", func() error {
 		s.p.w.note(s.p.name, "settles booking %d", b.Number)
 		return s.l.SettleBooking(ctx, b)
 	})
 }
 
-func (s store) AppendLife(ctx context.Context, changes []reporter.LifeChange) error {
+func (s calls) AppendLife(ctx context.Context, changes []reporter.LifeChange) error {
 	return s.do("AppendLife", func() error {
 		err := s.l.AppendLife(ctx, changes)
 		s.p.w.afterLife(changes)
@@ -177,60 +177,60 @@ func (s store) AppendLife(ctx context.Context, changes []reporter.LifeChange) er
 	})
 }
 
-func (s store) LifeOf(ctx context.Context, id string) (changes []reporter.LifeChange, err error) {
+func (s calls) LifeOf(ctx context.Context, id string) (changes []reporter.LifeChange, err error) {
 	err = s.do("LifeOf", func() (err error) { changes, err = s.l.LifeOf(ctx, id); return err })
 	return changes, err
 }
 
-func (s store) ReleasedWithoutFinal(ctx context.Context, limit int) (open []reporter.LifeChange, err error) {
+func (s calls) ReleasedWithoutFinal(ctx context.Context, limit int) (open []reporter.LifeChange, err error) {
 	err = s.do("ReleasedWithoutFinal", func() (err error) { open, err = s.l.ReleasedWithoutFinal(ctx, limit); return err })
 	return open, err
 }
 
-func (s store) AppendAudit(ctx context.Context, entries []reporter.AuditEntry) error {
+func (s calls) AppendAudit(ctx context.Context, entries []reporter.AuditEntry) error {
 	return s.do("AppendAudit", func() error { return s.l.AppendAudit(ctx, entries) })
 }
 
-func (s store) Audit(ctx context.Context, from, to time.Time, limit int) (entries []reporter.AuditEntry, err error) {
+func (s calls) Audit(ctx context.Context, from, to time.Time, limit int) (entries []reporter.AuditEntry, err error) {
 	err = s.do("Audit", func() (err error) { entries, err = s.l.Audit(ctx, from, to, limit); return err })
 	return entries, err
 }
 
-func (s store) Records(ctx context.Context, f reporter.RecordFilter) (rs []reporter.BillRecord, err error) {
+func (s calls) Records(ctx context.Context, f reporter.RecordFilter) (rs []reporter.BillRecord, err error) {
 	err = s.do("Records", func() (err error) { rs, err = s.l.Records(ctx, f); return err })
 	return rs, err
 }
 
-func (s store) Transitions(ctx context.Context, sn reporter.MeteringSN) (ts []reporter.Transition, err error) {
+func (s calls) Transitions(ctx context.Context, sn reporter.MeteringSN) (ts []reporter.Transition, err error) {
 	err = s.do("Transitions", func() (err error) { ts, err = s.l.Transitions(ctx, sn); return err })
 	return ts, err
 }
 
-func (s store) Bookings(ctx context.Context, from, to time.Time) (bs []reporter.Booking, err error) {
+func (s calls) Bookings(ctx context.Context, from, to time.Time) (bs []reporter.Booking, err error) {
 	err = s.do("Bookings", func() (err error) { bs, err = s.l.Bookings(ctx, from, to); return err })
 	return bs, err
 }
 
-func (s store) Usage(ctx context.Context, from, to time.Time, limit int) (rows []reporter.HourlyUsage, err error) {
+func (s calls) Usage(ctx context.Context, from, to time.Time, limit int) (rows []reporter.HourlyUsage, err error) {
 	err = s.do("Usage", func() (err error) { rows, err = s.l.Usage(ctx, from, to, limit); return err })
 	return rows, err
 }
 
-func (s store) Adjustments(ctx context.Context, f reporter.AdjustmentFilter) (as []reporter.Adjustment, err error) {
+func (s calls) Adjustments(ctx context.Context, f reporter.AdjustmentFilter) (as []reporter.Adjustment, err error) {
 	err = s.do("Adjustments", func() (err error) { as, err = s.l.Adjustments(ctx, f); return err })
 	return as, err
 }
 
-func (s store) CountDue(ctx context.Context) (n uint64, err error) {
+func (s calls) CountDue(ctx context.Context) (n uint64, err error) {
 	err = s.do("CountDue", func() (err error) { n, err = s.l.CountDue(ctx); return err })
 	return n, err
 }
 
-func (s store) AccountSums(ctx context.Context, from, to time.Time, recount bool, meters []meter.Meter, yield func(reporter.AccountSum) error) error {
+func (s calls) AccountSums(ctx context.Context, from, to time.Time, recount bool, meters []meter.Meter, yield func(reporter.AccountSum) error) error {
 	return s.do("AccountSums", func() error { return s.l.AccountSums(ctx, from, to, recount, meters, yield) })
 }
 
-func (s store) CheckRows(ctx context.Context, limit int) (found []string, err error) {
+func (s calls) CheckRows(ctx context.Context, limit int) (found []string, err error) {
 	err = s.do("CheckRows", func() (err error) { found, err = s.l.CheckRows(ctx, limit); return err })
 	return found, err
 }
