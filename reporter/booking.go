@@ -2,6 +2,9 @@ package reporter
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/meterd/meterd/meter"
@@ -58,8 +61,50 @@ type Booking struct {
 	InstanceID string
 	// Actor and Reason are those of the person whose act it was; empty for what happens by itself.
 	Actor, Reason string
+	// Meters are the meters that a close counted its hour with, as they were declared then (see [CountedMeters]); "" for other
+	// kinds.
+	Meters string
 	// SettledAt is when the last record of the booking was settled; zero while some are due.
 	SettledAt time.Time
+}
+
+// CountedMeters writes down meters for [Booking].Meters: slug, fingerprint and whether it is billed, separated by commas.
+func CountedMeters(meters []meter.Meter) string {
+	marks := make([]string, len(meters))
+	for i, m := range meters {
+		marks[i] = meterMark(m)
+		if m.Billed {
+			marks[i] += billedMark
+		}
+	}
+	slices.Sort(marks)
+	return strings.Join(marks, ",")
+}
+
+const billedMark = ":billed"
+
+func meterMark(m meter.Meter) string { return fmt.Sprintf("%s:%016x", m.Slug, m.Fingerprint()) }
+
+// Counted reports whether a close counted its hour with the meter as it is declared now. A meter that was declared or changed
+// later must not be counted in the hour again: the difference would be billed for the past.
+func (b Booking) Counted(m meter.Meter) bool {
+	mark := meterMark(m)
+	for text := range strings.SplitSeq(b.Meters, ",") {
+		if text == mark || text == mark+billedMark {
+			return true
+		}
+	}
+	return false
+}
+
+// billed reports whether the booking says nothing of the slug, or that it was billed, however it was declared.
+func (b Booking) billed(slug string) bool {
+	for text := range strings.SplitSeq(b.Meters, ",") {
+		if strings.HasPrefix(text, slug+":") {
+			return strings.HasSuffix(text, billedMark)
+		}
+	}
+	return true
 }
 
 // Rows is what a booking writes before it is committed.

@@ -42,6 +42,7 @@ func (c *Closer) closeHour(ctx context.Context, w meter.Window) (*draft, error) 
 		}
 		p.sweepReleased(w)
 		d.cover(w, touches)
+		d.Meters = CountedMeters(c.o.Meters)
 		if d.Events, err = c.o.Books.CountWindowEvents(ctx, w); err != nil {
 			return fmt.Errorf("count events: %w", err)
 		}

@@ -53,7 +53,11 @@ func (c *Closer) recount(ctx context.Context, h StaleHour) (*draft, error) {
 		if err != nil {
 			return err
 		}
-		n := count{scope: Scope{Hour: h.Hour, Subjects: h.Subjects}, way: wayLate, meters: c.o.Meters}
+		meters, err := c.metersOf(ctx, h.Hour)
+		if err != nil {
+			return err
+		}
+		n := count{scope: Scope{Hour: h.Hour, Subjects: h.Subjects}, way: wayLate, meters: meters}
 		if err := p.count(ctx, n); err != nil {
 			return err
 		}
@@ -64,6 +68,31 @@ func (c *Closer) recount(ctx context.Context, h StaleHour) (*draft, error) {
 		return nil, fmt.Errorf("recount window %s: %w", h.Hour, err)
 	}
 	return d, nil
+}
+
+// metersOf returns the meters with which a closed hour may be counted again: those that its close counted, unless they were
+// changed since. An hour before the first close was never counted, so all of them may.
+func (c *Closer) metersOf(ctx context.Context, hour meter.Window) ([]meter.Meter, error) {
+	bookings, err := c.o.Books.Bookings(ctx, hour.Start, hour.End)
+	if err != nil {
+		return nil, fmt.Errorf("read the close of %s: %w", hour, err)
+	}
+	for _, b := range bookings {
+		if b.Kind != BookingClose {
+			continue
+		}
+		var meters []meter.Meter
+		for _, m := range c.o.Meters {
+			if b.Counted(m) {
+				meters = append(meters, m)
+			} else if m.Billed {
+				c.log.Warn("late usage of an hour that was closed before this meter was declared or changed is not billed",
+					"meter", m.Slug, "window_start", hour.Start)
+			}
+		}
+		return meters, nil
+	}
+	return c.o.Meters, nil
 }
 
 // recountOf recounts the stale hours that concern one of the subjects.

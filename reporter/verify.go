@@ -45,6 +45,7 @@ type VerifySource interface {
 	LastClosed(ctx context.Context) (b Booking, ok bool, err error)
 	FirstEventHour(ctx context.Context) (w meter.Window, ok bool, err error)
 	StaleHours(ctx context.Context, before time.Time, limit int) ([]StaleHour, error)
+	Bookings(ctx context.Context, from, to time.Time) ([]Booking, error)
 }
 
 // VerifyOptions say what to verify. Clock is required.
@@ -207,11 +208,12 @@ func Verify(ctx context.Context, books VerifySource, o VerifyOptions) (Report, e
 
 // verification is one run of [Verify].
 type verification struct {
-	books  VerifySource
-	o      VerifyOptions
-	meters map[string]meter.Meter
-	report Report
-	totals map[string]*MeterTotal
+	onceUnbilled map[string]bool // slugs of meters that some close counted without billing them
+	books        VerifySource
+	o            VerifyOptions
+	meters       map[string]meter.Meter
+	report       Report
+	totals       map[string]*MeterTotal
 }
 
 func newVerification(books VerifySource, o VerifyOptions) (*verification, error) {
@@ -227,7 +229,7 @@ func newVerification(books VerifySource, o VerifyOptions) (*verification, error)
 	if o.Pause <= 0 {
 		o.Pause = defaultVerifyPause
 	}
-	v := &verification{books: books, o: o, meters: make(map[string]meter.Meter, len(o.Meters)), totals: map[string]*MeterTotal{}}
+	v := &verification{books: books, o: o, meters: make(map[string]meter.Meter, len(o.Meters)), totals: map[string]*MeterTotal{}, onceUnbilled: map[string]bool{}}
 	for _, m := range o.Meters {
 		v.meters[m.Slug] = m
 	}
@@ -298,10 +300,10 @@ func (v *verification) again(ctx context.Context, try func(first bool) (open int
 
 // sums is [VerifyBooks.AccountSums], repeated when it fails before its first account: books that count in two ways fail when
 // events arrive in between.
-func (v *verification) sums(ctx context.Context, from, to time.Time, recount bool, yield func(AccountSum) error) error {
+func (v *verification) sums(ctx context.Context, from, to time.Time, recount bool, meters []meter.Meter, yield func(AccountSum) error) error {
 	for n := 1; ; n++ {
 		yielded := false
-		err := v.books.AccountSums(ctx, from, to, recount, v.o.Meters, func(s AccountSum) error {
+		err := v.books.AccountSums(ctx, from, to, recount, meters, func(s AccountSum) error {
 			yielded = true
 			return yield(s)
 		})
@@ -316,9 +318,12 @@ func (v *verification) sums(ctx context.Context, from, to time.Time, recount boo
 
 // checkBooks compares, account by account, what was booked with where it is.
 func (v *verification) checkBooks(ctx context.Context) error {
+	if err := v.readUnbilled(ctx); err != nil {
+		return err
+	}
 	open := map[Account]AccountSum{}
 	err := v.again(ctx, func(first bool) (int, error) {
-		err := v.sums(ctx, time.Time{}, time.Time{}, false, func(s AccountSum) error {
+		err := v.sums(ctx, time.Time{}, time.Time{}, false, v.o.Meters, func(s AccountSum) error {
 			a := Account{Subject: s.Subject, Meter: s.Meter}
 			if _, was := open[a]; !first && !was {
 				return nil
@@ -343,9 +348,38 @@ func (v *verification) checkBooks(ctx context.Context) error {
 	return nil
 }
 
-// unbilled reports whether the account's usage is only counted: its meter is not billed, or not configured and has left no
-// trace but its usage.
+// readUnbilled finds the meters that were counted without being billed at some time: their usage of then is nowhere else.
+func (v *verification) readUnbilled(ctx context.Context) error {
+	list, err := v.books.Bookings(ctx, time.Time{}, time.Time{})
+	if err != nil {
+		return fmt.Errorf("read the bookings: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, b := range list {
+		if b.Meters == "" || seen[b.Meters] {
+			continue
+		}
+		seen[b.Meters] = true
+		for _, m := range v.o.Meters {
+			if !b.billed(m.Slug) {
+				v.onceUnbilled[m.Slug] = true
+			}
+		}
+	}
+	for _, m := range v.o.Meters {
+		if m.Billed && v.onceUnbilled[m.Slug] {
+			v.note("meter %s was counted in some hours without being billed; where its usage went can't be added up", m.Slug)
+		}
+	}
+	return nil
+}
+
+// unbilled reports whether the account's usage is only counted: its meter is or was not billed, or not configured and has left
+// no trace but its usage.
 func (v *verification) unbilled(s AccountSum) bool {
+	if v.onceUnbilled[s.Meter] {
+		return true
+	}
 	m, known := v.meters[s.Meter]
 	bare := len(s.Records) == 0 && s.Balance.IsZero() && s.Held.IsZero() && s.WrittenOff.IsZero() && s.Unbillable.IsZero()
 	return bare && (!known || !m.Billed)

@@ -21,6 +21,7 @@ import (
 
 // ledgerSums is a source of sums that a test sets as it likes: what no books would ever do has to be found too.
 type ledgerSums struct {
+	bookings []reporter.Booking // none: every hour is counted with every meter
 	accounts []reporter.AccountSum
 	hours    map[time.Time][]reporter.AccountSum
 	stale    []reporter.StaleHour
@@ -45,6 +46,10 @@ func (l *ledgerSums) LastClosed(context.Context) (reporter.Booking, bool, error)
 
 func (l *ledgerSums) FirstEventHour(context.Context) (meter.Window, bool, error) {
 	return l.first, !l.first.IsZero(), nil
+}
+
+func (l *ledgerSums) Bookings(context.Context, time.Time, time.Time) ([]reporter.Booking, error) {
+	return l.bookings, nil
 }
 
 func (l *ledgerSums) StaleHours(_ context.Context, before time.Time, limit int) ([]reporter.StaleHour, error) {

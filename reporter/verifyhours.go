@@ -62,18 +62,51 @@ func (v *verification) checkHours(ctx context.Context) error {
 	if stale.cut {
 		v.note("more than %d hours wait for their recount; later ones were taken as waiting too", maxStale)
 	}
+	closes, err := v.readCloses(ctx, from, to)
+	if err != nil {
+		return err
+	}
 	for hour := meter.HourOf(from); hour.Start.Before(to); hour = hour.Next() {
-		if err := v.checkHour(ctx, hour, to, &stale); err != nil {
+		if err := v.checkHour(ctx, hour, v.countedMeters(closes[hour.Start]), to, &stale); err != nil {
 			return fmt.Errorf("hour %s: %w", hour.Start.Format(time.RFC3339), err)
 		}
 		rec.Hours++
 	}
 	slices.Sort(rec.SkippedMeters)
 	if len(rec.SkippedMeters) > 0 {
-		v.note("usage of meters that are not configured any more was not counted again: %v", rec.SkippedMeters)
+		v.note("usage of meters that are not configured any more, or were changed or declared since, was not counted again: %v", rec.SkippedMeters)
 	}
 	v.listWaiting(stale, from, to)
 	return nil
+}
+
+// readCloses reads the closes of [from, to) by the start of their hours.
+func (v *verification) readCloses(ctx context.Context, from, to time.Time) (map[time.Time]Booking, error) {
+	list, err := v.books.Bookings(ctx, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("read the closes: %w", err)
+	}
+	closes := map[time.Time]Booking{}
+	for _, b := range list {
+		if b.Kind == BookingClose {
+			closes[b.Window.Start.UTC()] = b
+		}
+	}
+	return closes, nil
+}
+
+// countedMeters are the meters with which an hour can be counted again: those its close counted, as they are declared now.
+func (v *verification) countedMeters(b Booking) []meter.Meter {
+	if b.Number == 0 {
+		return v.o.Meters // never closed: an hour before the first close
+	}
+	var meters []meter.Meter
+	for _, m := range v.o.Meters {
+		if b.Counted(m) {
+			meters = append(meters, m)
+		}
+	}
+	return meters
 }
 
 // hoursToCount is the range of closed hours within what was asked for.
@@ -104,11 +137,14 @@ func (v *verification) hoursToCount(ctx context.Context) (from, to time.Time, er
 
 // checkHour compares one hour. An account is reported when stored and booked usage differ in every try and no touch
 // announces it.
-func (v *verification) checkHour(ctx context.Context, hour meter.Window, to time.Time, stale *staleHours) error {
-	h := &hourCheck{v: v, hour: hour, open: map[Account]AccountSum{}}
+func (v *verification) checkHour(ctx context.Context, hour meter.Window, meters []meter.Meter, to time.Time, stale *staleHours) error {
+	h := &hourCheck{v: v, hour: hour, meters: map[string]bool{}, open: map[Account]AccountSum{}}
+	for _, m := range meters {
+		h.meters[m.Slug] = true
+	}
 	err := v.again(ctx, func(first bool) (int, error) {
 		h.first, h.stale = first, *stale
-		if err := v.sums(ctx, hour.Start, hour.End, true, h.take); err != nil {
+		if err := v.sums(ctx, hour.Start, hour.End, true, meters, h.take); err != nil {
 			return 0, err
 		}
 		if len(h.open) == 0 {
@@ -143,11 +179,12 @@ func (v *verification) checkHour(ctx context.Context, hour meter.Window, to time
 
 // hourCheck is the comparison of one hour.
 type hourCheck struct {
-	v     *verification
-	hour  meter.Window
-	stale staleHours
-	first bool
-	open  map[Account]AccountSum
+	v      *verification
+	hour   meter.Window
+	meters map[string]bool // that can be counted again, by slug
+	stale  staleHours
+	first  bool
+	open   map[Account]AccountSum
 }
 
 func (h *hourCheck) take(s AccountSum) error {
@@ -155,7 +192,7 @@ func (h *hourCheck) take(s AccountSum) error {
 	if _, was := h.open[a]; !h.first && !was {
 		return nil
 	}
-	if _, configured := h.v.meters[s.Meter]; !configured {
+	if !h.meters[s.Meter] {
 		h.v.skipMeter(s.Meter)
 		return nil
 	}

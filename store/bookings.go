@@ -22,7 +22,7 @@ import (
 var bookings = newTable("bookings",
 	"number", "UInt64", "version", "UInt64", "kind", "UInt8", "window_start", "DateTime('UTC')", "window_end", "DateTime('UTC')",
 	"at", "Int64", "events", "UInt64", "usages", "UInt64", "records", "UInt64", "adjustments", "UInt64", "balances", "UInt64",
-	"covers", "UInt64", "instance_id", "String", "actor", "String", "reason", "String")
+	"covers", "UInt64", "instance_id", "String", "actor", "String", "reason", "String", "meters", "String")
 
 var bookingSettlements = newTable("booking_settlements", "number", "UInt64", "settled_at", "Int64", "place", "UInt64")
 
@@ -145,7 +145,7 @@ func scanBooking(rows driver.Rows) (reporter.Booking, error) {
 	var kind uint8
 	var at int64
 	err := rows.Scan(&b.Number, &b.Version, &kind, &b.Window.Start, &b.Window.End, &at, &b.Events, &b.Usages, &b.Records,
-		&b.Adjustments, &b.Balances, &b.Covers, &b.InstanceID, &b.Actor, &b.Reason)
+		&b.Adjustments, &b.Balances, &b.Covers, &b.InstanceID, &b.Actor, &b.Reason, &b.Meters)
 	b.Kind, b.At, b.Window = reporter.BookingKind(kind), fromNanos(at), utcWindow(b.Window)
 	return b, err
 }

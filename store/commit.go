@@ -166,6 +166,7 @@ func bookingDefinition(b reporter.Booking) (string, error) {
 		sqlUint(b.Number), sqlUint(b.Version), fmt.Sprintf("toUInt8(%d)", b.Kind), sqlTime(b.Window.Start), sqlTime(b.Window.End),
 		"toInt64(" + strconv.FormatInt(at, 10) + ")", sqlUint(b.Events), sqlUint(b.Usages), sqlUint(b.Records),
 		sqlUint(b.Adjustments), sqlUint(b.Balances), sqlUint(b.Covers), hexText(b.InstanceID), hexText(b.Actor), hexText(b.Reason),
+		hexText(b.Meters),
 	}
 	for i, c := range bookings.columns {
 		values[i] += " AS " + c.Name

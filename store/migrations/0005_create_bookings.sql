@@ -14,7 +14,8 @@ CREATE TABLE IF NOT EXISTS {{table "bookings"}} (
     covers UInt64,
     instance_id String,
     actor String,
-    reason String
+    reason String,
+    meters String
 ) ENGINE = {{engine "ReplacingMergeTree" ""}}
 ORDER BY (number, version);
 
