@@ -63,6 +63,10 @@ fuzz: ## run every fuzz target for FUZZTIME (60s) each
 bench: build engine ## measure the table of docs/benchmarks.md beside this machine's own limits
 	METERD_BINARY=$(CURDIR)/bin/meterd $(GO) run ./internal/bench
 
+.PHONY: bench-growth
+bench-growth: build engine ## measure how closing grows with events, instances and days of history (about 12 minutes)
+	METERD_BINARY=$(CURDIR)/bin/meterd $(GO) run ./internal/bench --only growth
+
 .PHONY: lint
 lint: ## run golangci-lint and check formatting and go.mod
 	$(TOOL) golangci-lint run ./...

@@ -271,7 +271,7 @@ func Default() Config {
 			Site: "china", Fallback: true, API: "new",
 			Timeout: Duration(30 * time.Second), Spacing: Duration(200 * time.Millisecond), MaxBatch: 1000,
 		},
-		Verify:    Verify{Every: Duration(time.Hour), Window: Duration(48 * time.Hour)},
+		Verify:    Verify{Every: Duration(time.Hour), Window: Duration(6 * time.Hour)},
 		Telemetry: Telemetry{Listen: "127.0.0.1:9464", LogLevel: "info", LogFormat: "text"},
 	}
 }
