@@ -27,9 +27,9 @@ type tee struct {
 }
 
 // both compares how the two ended: the one may not succeed where the other fails.
-func (t tee) both(what string, reference, real error) error {
-	if (reference == nil) != (real == nil) || errors.Is(reference, reporter.ErrBookingTaken) != errors.Is(real, reporter.ErrBookingTaken) {
-		(*t.w).fault("%s: the reference books say %v, the store %v", what, reference, real)
+func (t tee) both(what string, reference, stored error) error {
+	if (reference == nil) != (stored == nil) || errors.Is(reference, reporter.ErrBookingTaken) != errors.Is(stored, reporter.ErrBookingTaken) {
+		(*t.w).fault("%s: the reference books say %v, the store %v", what, reference, stored)
 	}
 	return reference
 }

@@ -85,7 +85,7 @@ func (b broken) AppendTransitions(ctx context.Context, ts []reporter.Transition)
 func TestMutantsAreNoticed(t *testing.T) {
 	t.Parallel()
 	books := func(b broken) mutant {
-		return mutant{ledger: func(real *reportertest.Books) ledger { b.Books = real; return b }}
+		return mutant{ledger: func(whole *reportertest.Books) ledger { b.Books = whole; return b }}
 	}
 	mutants := map[string]mutant{
 		"a touch is dropped": {dropTouch: true},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -292,9 +293,7 @@ func (b *Books) balances(n int) map[reporter.Account]reporter.Balance {
 	}
 	latest := map[reporter.Account]reporter.Balance{}
 	for _, c := range b.log[:n] {
-		for a, row := range b.at(c.Version).balances {
-			latest[a] = row
-		}
+		maps.Copy(latest, b.at(c.Version).balances)
 	}
 	return latest
 }

@@ -80,7 +80,7 @@ func (b *Books) appendTransition(t reporter.Transition) {
 	switch {
 	case !ok:
 		b.violate("record %s: row %d without row %d", t.SN, t.Seq, t.Seq-1)
-	case !before.State.CanBecome(t.State) && !(b.races && settledBefore(before.State, t.State)):
+	case !b.mayBecome(before.State, t.State):
 		b.violate("record %s: %s can't become %s", t.SN, before.State, t.State)
 	}
 	if old, again := life[t.Seq]; again {
@@ -109,15 +109,14 @@ func (b *Books) unsettle(version uint64) {
 	}
 }
 
-// settledBefore reports whether one of two processes that deliver at once sent again what the other had brought to an end.
-func settledBefore(before, after reporter.State) bool {
-	switch before {
-	case reporter.StateAccepted, reporter.StateShadowed, reporter.StateRejected:
-		return after == reporter.StateSending || after == reporter.StateUnknown
-	case reporter.StatePending, reporter.StateUnknown, reporter.StateSending:
-		return true
+// mayBecome is the table of transitions. Of two processes that deliver at once, one may send again what the other has
+// brought to an end: the same bytes under the same number.
+func (b *Books) mayBecome(before, after reporter.State) bool {
+	if before.CanBecome(after) || !b.races {
+		return before.CanBecome(after)
 	}
-	return false
+	ended := before == reporter.StateAccepted || before == reporter.StateShadowed || before == reporter.StateRejected
+	return before.Due() || ended && (after == reporter.StateSending || after == reporter.StateUnknown)
 }
 
 // SettleBooking implements [reporter.DeliveryBooks].
@@ -135,9 +134,9 @@ func (b *Books) SettleBooking(ctx context.Context, c reporter.Booking) error {
 		if c.SettledAt.IsZero() {
 			b.violate("booking %d: settled at no time", c.Number)
 		}
-		for _, r := range b.recordsWhere(c, reporter.State.Due) { // it became due in the same moment: the booking stays unsettled
+		if due := b.recordsWhere(c, reporter.State.Due); len(due) > 0 { // since a moment ago: the booking stays unsettled
 			if !b.races {
-				b.violate("booking %d: settled although record %s is %s", c.Number, r.SN, r.Last.State)
+				b.violate("booking %d: settled although record %s is %s", c.Number, due[0].SN, due[0].Last.State)
 			}
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meterd/meterd/meter"
@@ -32,17 +33,17 @@ func (e Event) Key() EventKey {
 
 // content is a text that two events share if they say the same.
 func (e Event) content() string {
-	text := ""
+	var text strings.Builder
 	if !e.Stamped {
-		text = e.Time.UTC().Format(time.RFC3339Nano)
+		text.WriteString(e.Time.UTC().Format(time.RFC3339Nano))
 	}
 	for _, slug := range slices.Sorted(maps.Keys(e.Values)) {
-		text += fmt.Sprintf("|%q=%s", slug, e.Values[slug])
+		fmt.Fprintf(&text, "|%q=%s", slug, e.Values[slug])
 	}
 	for _, slug := range slices.Sorted(maps.Keys(e.Texts)) {
-		text += fmt.Sprintf("|%q=%q", slug, e.Texts[slug])
+		fmt.Fprintf(&text, "|%q=%q", slug, e.Texts[slug])
 	}
-	return text
+	return text.String()
 }
 
 // EventKey names an event: the same source and id in the same subject and hour counts once.

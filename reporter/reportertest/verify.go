@@ -154,7 +154,7 @@ func (b *Books) checkLife(r reporter.BillRecord, say func(format string, args ..
 		if seq == 1 {
 			t, ok = b.at(r.Version).records[r.SN].Last, true
 		}
-		if !ok || !state.CanBecome(t.State) && !(b.races && settledBefore(state, t.State)) {
+		if !ok || !b.mayBecome(state, t.State) {
 			say("record %s: row %d is missing or %q can't become %q", r.SN, seq, state, t.State)
 		}
 		state = t.State
