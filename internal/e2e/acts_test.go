@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,7 @@ type acts struct {
 	done   sync.WaitGroup
 	counts map[string]int // acts that were done
 	frozen string         // the instance that was frozen last
+	wanted atomic.Value   // group of kill points that an act shall pass next; ""
 }
 
 // startActs starts acting on what a load sends.
@@ -54,10 +56,13 @@ func (a *acts) run() {
 			return
 		default:
 		}
+		wanted, _ := a.wanted.Swap("").(string)
 		switch n := a.random.IntN(20); {
-		case n < 8:
+		case n < 8 && wanted == "" || wanted == "void":
 			a.insist("void", a.void())
-		case n < 14:
+		case wanted == "life":
+			a.insist("freeze", a.freeze())
+		case n < 14 || wanted == "deadletters":
 			a.insist("refused event", a.refused)
 		case n < 17:
 			a.insist("decision", a.decide)
@@ -70,6 +75,9 @@ func (a *acts) run() {
 		a.rest(between(a.random, 0, 100*time.Millisecond))
 	}
 }
+
+// prefer makes the next act one that passes a group of kill points.
+func (a *acts) prefer(group string) { a.wanted.Store(group) }
 
 // insist repeats an act until it is done. An act is done when it returns nil.
 func (a *acts) insist(name string, act func() error) {

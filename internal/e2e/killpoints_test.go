@@ -44,6 +44,7 @@ type killLoop struct {
 	m      *market
 	d      *daemon
 	l      *load
+	people *acts
 	heavy  atomic.Bool // the load makes large events
 
 	names  []string       // of the points
@@ -90,7 +91,7 @@ func (k *killLoop) run(t *testing.T) {
 			return 0
 		},
 	}})
-	people := startActs(k.l, k.random, k.clock)
+	k.people = startActs(k.l, k.random, k.clock)
 	for n := 0; n < want; {
 		n += k.life(t)
 	}
@@ -98,8 +99,8 @@ func (k *killLoop) run(t *testing.T) {
 	k.m.heal(t)
 	k.d.start(t)
 	k.l.drain()
-	people.finish()
-	t.Logf("acts: %v", people.counts)
+	k.people.finish()
+	t.Logf("acts: %v", k.people.counts)
 	k.d.awaitReported(t, k.clock.endHour(t))
 	k.d.checkConserved(t, k.m, &k.l.ledger)
 	k.report(t)
@@ -111,12 +112,22 @@ func (k *killLoop) life(t *testing.T) (kills int) {
 	k.clock.leap(t, between(k.random, 0, 2*lifeLength))
 	targets := k.choose()
 	k.heavy.Store(slices.Contains(targets, "spool.segment.sealed"))
-	plan := make([]string, len(targets))
+	plan, limit := make([]string, len(targets)), 1500*time.Millisecond
 	for i, name := range targets {
 		plan[i] = fmt.Sprintf("%s:%d", name, 1+k.random.IntN(often(name)))
+		switch group(name) {
+		case "booking", "commit", "sending", "push", "outcome", "settle":
+			k.clock.endHour(t)
+			limit = 6 * time.Second
+		case "void", "life", "deadletters", "engine":
+			k.people.prefer(group(name))
+			limit = 6 * time.Second
+		case "spool":
+			limit = max(limit, 3*time.Second)
+		}
 	}
 	k.d.launch(t, "METERD_KILL_AT="+strings.Join(plan, ","))
-	k.untilEnd(t, between(k.random, 500*time.Millisecond, 2500*time.Millisecond))
+	k.untilEnd(t, between(k.random, limit/2, limit))
 	for _, name := range killedAt(k.d.stderr.String()) {
 		k.kills[name]++
 		kills++
@@ -130,14 +141,25 @@ func (k *killLoop) life(t *testing.T) (kills int) {
 
 // often is how often a point is passed, about, while another is passed once.
 func often(name string) int {
-	switch group, _, _ := strings.Cut(name, "."); group {
+	switch group(name) {
 	case "spool":
-		return 40
+		if strings.HasPrefix(name, "spool.segment") || strings.HasPrefix(name, "spool.discard") {
+			return 1
+		}
+		return 30
 	case "loader", "engine", "insert":
-		return 12
-	default:
+		return 6
+	case "booking", "commit", "push":
 		return 3
+	default:
+		return 1
 	}
+}
+
+// group is the first part of a point's name.
+func group(name string) string {
+	first, _, _ := strings.Cut(name, ".")
+	return first
 }
 
 // choose picks points to be killed at, whichever is reached first: those with the fewest kills so far more likely.
@@ -145,7 +167,7 @@ func (k *killLoop) choose() []string {
 	names := slices.Clone(k.names)
 	k.random.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	slices.SortStableFunc(names, func(a, b string) int {
-		return cmp.Compare(k.kills[a]+k.notHit[a]/2, k.kills[b]+k.notHit[b]/2)
+		return cmp.Compare(k.kills[a], k.kills[b])
 	})
 	return names[:3]
 }
