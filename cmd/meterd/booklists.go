@@ -85,8 +85,11 @@ recount of a closed hour, an instance's release or freeze, a decision, a resend.
 		t := newTable(cmd.OutOrStdout(), "NUMBER", "KIND", "HOUR", "AT", "EVENTS", "USAGES", "RECORDS", "ADJUSTMENTS", "SETTLED", "INSTANCE", "BY", "WHY")
 		for _, b := range list {
 			settled := "no"
-			if b.SettledAt != nil {
+			switch {
+			case b.SettledAt != nil:
 				settled = showTime(*b.SettledAt)
+			case b.Records == 0:
+				settled = "" // nothing to send
 			}
 			t.row(strconv.FormatUint(b.Number, 10), b.Kind, showWindow(b.WindowStart, b.WindowEnd), showTime(b.At), strconv.FormatUint(b.Events, 10),
 				strconv.FormatUint(b.Usages, 10), strconv.FormatUint(b.Records, 10), strconv.FormatUint(b.Adjustments, 10), settled,
