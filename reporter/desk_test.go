@@ -115,6 +115,76 @@ func TestResendWithAMapping(t *testing.T) {
 	}
 }
 
+// failing makes every call of one name fail before anything is done.
+func failing(name string) reportertest.Faults {
+	return func(op string, _ int) reportertest.Fault {
+		if op == name {
+			return reportertest.FaultBefore
+		}
+		return reportertest.FaultNone
+	}
+}
+
+// A record that was given an instance must not be given another one when the mapping changes: its amount would be billed twice.
+func TestResendAfterTheMappingChanged(t *testing.T) {
+	t.Parallel()
+	for name, crashed := range map[string]bool{"done": false, "ended before the old record was marked": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			meters := []meter.Meter{billed("bytes", "")}
+			o := newOffice(t, meters, nil)
+			o.use("a", 10, "2")
+			o.closeAt(65)
+			r := o.record("a")
+			act := reporter.ResendAct{SNs: []reporter.MeteringSN{r.SN}, Actor: "ann", Reason: "mapped"}
+			for i, instance := range []string{"inst-a", "inst-b"} {
+				o.closer.Mapper = mapper(t, meters, reporter.Mapping{Subject: "a", Meter: "bytes", InstanceID: instance})
+				o.restart()
+				if i == 0 && crashed {
+					o.books.SetFaults(failing("AppendTransitions"))
+				}
+				_, err := o.desk.Resend(t.Context(), act)
+				o.books.SetFaults(nil)
+				if failed := i == 0 && crashed; failed != (err != nil) {
+					t.Fatalf("Resend = %v", err)
+				}
+			}
+			o.conserved()
+			all := o.books.All()
+			if len(all) != 2 || all[1].InstanceID != "inst-a" {
+				t.Errorf("records = %+v, want the old one and one of inst-a", all)
+			}
+			if path := o.path(r.SN); path != "held replaced" {
+				t.Errorf("path of the old record = %s", path)
+			}
+		})
+	}
+}
+
+// Between a resend's booking and the mark on the old record the process may end. The old one must not be sent then.
+func TestMoveOfARecordThatWasResent(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, []meter.Meter{tokens("1")}, nil)
+	o.use("a", 10, "2")
+	o.closeAt(65)
+	r := o.record("a")
+	o.to(r, reporter.StateSending, reporter.StateRejected)
+	o.books.SetFaults(failing("AppendTransitions"))
+	if _, err := o.desk.Resend(t.Context(), reporter.ResendAct{SNs: []reporter.MeteringSN{r.SN}, Actor: "ann", Reason: "again"}); err == nil {
+		t.Fatal("Resend succeeded, want it to end before the mark")
+	}
+	o.books.SetFaults(nil)
+	for _, to := range []reporter.State{reporter.StatePending, reporter.StateWrittenOff} {
+		act := reporter.RecordAct{SNs: []reporter.MeteringSN{r.SN}, To: to, Actor: "ann", Reason: "send it"}
+		if _, err := o.desk.MoveRecords(t.Context(), act); !errors.Is(err, reporter.ErrNotAllowed) || !strings.Contains(err.Error(), "reported again as") {
+			t.Errorf("MoveRecords to %s = %v, want a refusal", to, err)
+		}
+	}
+	if path := o.path(r.SN); path != "pending sending rejected" {
+		t.Errorf("path of the old record = %s", path)
+	}
+}
+
 func TestMoveRecords(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

@@ -94,10 +94,18 @@ func (k *Desk) MoveRecords(ctx context.Context, act RecordAct) ([]BillRecord, er
 	if err != nil {
 		return nil, err
 	}
+	again, err := k.reportedAgain(ctx, records)
+	if err != nil {
+		return nil, err
+	}
 	var moves []move
 	var errs []error
 	for _, r := range records {
 		if r.Last.State == act.To {
+			continue
+		}
+		if n, done := again[r.SN]; done {
+			errs = append(errs, fmt.Errorf("record %s: it was reported again as %s; repeat the resend to mark it so: %w", r.SN, n.SN, ErrNotAllowed))
 			continue
 		}
 		if err := k.mayMove(r, act.To); err != nil {
@@ -253,9 +261,17 @@ func (k *Desk) successors(ctx context.Context, sns []MeteringSN) (fresh, booked 
 	if err != nil {
 		return nil, nil, err
 	}
+	again, err := k.reportedAgain(ctx, records)
+	if err != nil {
+		return nil, nil, err
+	}
 	next := make([]BillRecord, 0, len(records))
 	var errs []error
 	for _, r := range records {
+		if n, done := again[r.SN]; done {
+			booked = append(booked, n)
+			continue
+		}
 		n, err := k.successor(r)
 		if err != nil {
 			errs = append(errs, err)
@@ -274,20 +290,53 @@ func (k *Desk) successors(ctx context.Context, sns []MeteringSN) (fresh, booked 
 	if err != nil {
 		return nil, nil, fmt.Errorf("read records: %w", err)
 	}
-	for i, n := range next {
-		at := slices.IndexFunc(found, func(r BillRecord) bool { return r.SN == n.SN })
-		switch {
-		case at < 0 && slices.ContainsFunc(fresh, func(r BillRecord) bool { return r.SN == n.SN }),
-			at >= 0 && found[at].Replaces != n.Replaces:
+	for _, n := range next {
+		same := func(r BillRecord) bool { return r.SN == n.SN }
+		if slices.ContainsFunc(fresh, same) || slices.ContainsFunc(found, same) {
 			errs = append(errs, fmt.Errorf("record %s: instance %q has another record for %s; the marketplace takes one: %w",
-				records[i].SN, n.InstanceID, n.Window, ErrNotAllowed))
-		case at >= 0:
-			booked = append(booked, found[at])
-		default:
-			fresh = append(fresh, n)
+				n.Replaces, n.InstanceID, n.Window, ErrNotAllowed))
+			continue
 		}
+		fresh = append(fresh, n)
 	}
 	return fresh, booked, errors.Join(errs...)
+}
+
+// reportedAgain returns the records that replace some of the given ones, by the number of the replaced one. Of a record that
+// named no instance it doesn't matter what its subject is mapped to now: it was given one once and for all.
+func (k *Desk) reportedAgain(ctx context.Context, records []BillRecord) (map[MeteringSN]BillRecord, error) {
+	again := map[MeteringSN]BillRecord{}
+	note := func(found []BillRecord, replaced MeteringSN) {
+		for _, n := range found {
+			if n.Replaces != "" && (replaced == "" || n.Replaces == replaced) {
+				again[n.Replaces] = n
+			}
+		}
+	}
+	var revisions []MeteringSN
+	for _, r := range records {
+		switch s := r.Last.State; {
+		case s != StateFailed && s != StateRejected && s != StateHeld && s != StateReplaced:
+		case r.InstanceID != "":
+			next := r
+			next.Revision++
+			revisions = append(revisions, next.Identity().SN())
+		default:
+			found, err := k.c.o.Books.Records(ctx, RecordFilter{
+				Subject: r.Subject, Meter: r.Meter, From: r.Window.Start, To: r.Window.Start.Add(lifeResolution), Limit: placeBatch,
+			})
+			if err != nil {
+				return nil, fmt.Errorf("look for records that replace %s: %w", r.SN, err)
+			}
+			note(found, r.SN)
+		}
+	}
+	found, err := k.o.Books.RecordsBySN(ctx, revisions)
+	if err != nil {
+		return nil, fmt.Errorf("read records: %w", err)
+	}
+	note(found, "")
+	return again, nil
 }
 
 // successor returns the record that replaces r.
