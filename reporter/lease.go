@@ -41,9 +41,14 @@ type leaseKeeper struct {
 	status LeaseStatus
 	// answered is when the last question was answered, by the monotonic clock.
 	answered time.Time
-	// lost ends the work under way, should the lease be lost; nil while none is.
-	lost context.CancelCauseFunc
+	// lost ends what is under way, should the lease be lost: a round, closes by hand.
+	lost map[*leasedWork]struct{}
+	// ended says that the loop is over: whoever works last gives the lease up.
+	ended bool
 }
+
+// leasedWork is something under way that only the holder may do.
+type leasedWork struct{ end context.CancelCauseFunc }
 
 // hold acquires or renews the lease. The error wraps [ErrNotHolder] when another process has it.
 func (k *leaseKeeper) hold(ctx context.Context) error {
@@ -64,7 +69,7 @@ func (k *leaseKeeper) hold(ctx context.Context) error {
 
 // ask asks once and keeps the answer.
 func (k *leaseKeeper) ask(ctx context.Context) (held bool, err error) {
-	held, err = k.lease.Hold(ctx)
+	held, err = k.holdInTime(ctx)
 	if ctx.Err() != nil {
 		return held, err
 	}
@@ -85,53 +90,82 @@ func (k *leaseKeeper) ask(ctx context.Context) (held bool, err error) {
 		after.Since = now
 	}
 	k.status = after
-	lost := k.lost
 	k.mu.Unlock()
 	switch {
 	case err != nil:
 		k.s.log.Warn("the lease can't be renewed", "err", err, "held", after.Held)
-		if silent && before.Held && lost != nil {
-			lost(ErrNotHolder)
+		if silent && before.Held {
+			k.endWork()
 		}
 	case after.Held && (!before.Held || before.At.IsZero()):
 		k.s.log.Info("lease acquired, this daemon closes and delivers")
 	case !after.Held && before.Held:
 		k.s.log.Warn("lease lost, another daemon closes and delivers")
-		if lost != nil {
-			lost(ErrNotHolder)
-		}
+		k.endWork()
 	case !after.Held:
 		k.s.log.Debug("another daemon holds the lease")
 	}
 	return held, err
 }
 
-// work returns a context that ends when the lease is lost. The caller calls done.
+// holdInTime asks the lease. A store that hangs must not keep a holder from noticing that its time may have run out; taking a
+// lease may take as long as the store permits.
+func (k *leaseKeeper) holdInTime(ctx context.Context) (held bool, err error) {
+	if k.state().Held {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, toleratedSilence*k.s.o.LeaseInterval)
+		defer cancel()
+	}
+	return k.lease.Hold(ctx)
+}
+
+// endWork ends what is under way, because the lease is lost.
+func (k *leaseKeeper) endWork() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for w := range k.lost {
+		w.end(ErrNotHolder)
+	}
+}
+
+// work returns a context that ends when the lease is lost. The caller calls done. The last one to do so when the loop is over
+// gives the lease up.
 func (k *leaseKeeper) work(ctx context.Context) (workCtx context.Context, done func()) {
 	if k.lease == nil {
 		return ctx, func() {}
 	}
 	workCtx, cancel := context.WithCancelCause(ctx)
+	w := &leasedWork{cancel}
 	k.mu.Lock()
-	k.lost = cancel
+	if k.lost == nil {
+		k.lost = map[*leasedWork]struct{}{}
+	}
+	k.lost[w] = struct{}{}
 	k.mu.Unlock()
 	return workCtx, func() {
 		k.mu.Lock()
-		k.lost = nil
+		delete(k.lost, w)
+		last := k.ended && len(k.lost) == 0
 		k.mu.Unlock()
 		cancel(nil)
+		if last {
+			k.giveUp(context.WithoutCancel(ctx))
+		}
 	}
 }
 
-// keep renews the lease until ctx ends and then gives it up. Leases run out by the machine's monotonic clock (ADR 9), so this
+// keep renews the lease until ctx ends and then gives it up, as soon as nothing is under way that needs it. Leases run out by the machine's monotonic clock (ADR 9), so this
 // waits by it too and not by the injected one. A lease that comes to this process begins a round.
 func (k *leaseKeeper) keep(ctx context.Context, interval time.Duration) {
+	k.mu.Lock()
+	k.ended = false
+	k.mu.Unlock()
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			k.giveUp(context.WithoutCancel(ctx))
+			k.end(context.WithoutCancel(ctx))
 			return
 		case <-ticker.C:
 		}
@@ -139,6 +173,17 @@ func (k *leaseKeeper) keep(ctx context.Context, interval time.Duration) {
 		if held, err := k.ask(ctx); held && err == nil && !before {
 			k.s.Trigger()
 		}
+	}
+}
+
+// end gives the lease up, or leaves that to the close by hand that is under way.
+func (k *leaseKeeper) end(ctx context.Context) {
+	k.mu.Lock()
+	k.ended = true
+	busy := len(k.lost) > 0
+	k.mu.Unlock()
+	if !busy {
+		k.giveUp(ctx)
 	}
 }
 

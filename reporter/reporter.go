@@ -277,6 +277,22 @@ func (r *Reporter) ResetBreaker(actor string) {
 	}
 }
 
+// standBy forgets what the marketplace said to this process: another one makes the calls now, and what it hears is not known here.
+// An alarm that nobody could end would be none.
+func (r *Reporter) standBy() {
+	for _, l := range []*lane{r.live, r.shadow} {
+		if l.market == nil {
+			continue
+		}
+		r.mu.Lock()
+		l.misconfigured, l.throttled = nil, throttle{}
+		r.mu.Unlock()
+		if l.breaker.state() != BreakerClosed {
+			l.breaker.reset("another daemon delivers")
+		}
+	}
+}
+
 // probing reports whether the next call must carry a single record, because nobody knows yet whether calls work again.
 func (r *Reporter) probing(l *lane) bool {
 	r.mu.Lock()

@@ -66,6 +66,7 @@ type Service struct {
 	replan     bool               // the plan for the next retry is out of date
 	cancelWait context.CancelFunc // ends the wait of the loop; nil while it does not wait
 	plan       plan
+	seen       time.Time // the latest time that the loop saw
 	closeErr   error
 	guardErr   error
 	preflight  PreflightReport
@@ -124,7 +125,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		s.running, s.plan = false, plan{}
+		s.running, s.plan, s.seen = false, plan{}, time.Time{}
 		s.mu.Unlock()
 	}()
 	s.log.Info("reporting started", "schedule", s.o.Schedule.String())
@@ -163,7 +164,8 @@ func (s *Service) keepLease(ctx context.Context) (stop func()) {
 	if s.o.Lease == nil {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// It outlives ctx: what is under way then, a last call say, needs the lease to its end.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -188,11 +190,7 @@ func (s *Service) runPreflight(ctx context.Context) {
 		return
 	}
 	report := s.o.Preflight.Run(ctx)
-	now := s.o.Clock.Now()
-	next := meter.HourOf(now).End.Add(-s.o.PreflightLead)
-	if !next.After(now) {
-		next = next.Add(time.Hour)
-	}
+	next := s.nextPreflight(s.o.Clock.Now())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.preflight, s.plan.preflight = report, next
@@ -214,6 +212,9 @@ func (s *Service) setScheduled(at time.Time) {
 func (s *Service) wait(ctx context.Context) (full, scheduled bool, err error) {
 	waitCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if s.wentBack() {
+		return true, false, nil
+	}
 	s.mu.Lock()
 	until := s.plan.next()
 	if !s.triggered && !s.replan {
@@ -223,6 +224,7 @@ func (s *Service) wait(ctx context.Context) (full, scheduled bool, err error) {
 	}
 	s.mu.Unlock()
 	err = s.o.Clock.WaitUntil(waitCtx, until)
+	back := ctx.Err() == nil && s.wentBack()
 	now := s.o.Clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,7 +233,7 @@ func (s *Service) wait(ctx context.Context) (full, scheduled bool, err error) {
 	switch {
 	case ctx.Err() != nil:
 		return false, false, ctx.Err()
-	case triggered:
+	case triggered || back:
 		return true, !s.plan.scheduled.After(now), nil
 	case replan:
 		return false, false, nil
@@ -240,6 +242,39 @@ func (s *Service) wait(ctx context.Context) (full, scheduled bool, err error) {
 		return false, false, err
 	}
 	return !s.plan.work().After(now), !s.plan.scheduled.After(now), nil
+}
+
+// wentBack reports whether the clock was set back since the last look, and makes the plan anew then: its times would come as
+// much too late as the clock was set back.
+func (s *Service) wentBack() bool {
+	now := s.o.Clock.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	back := now.Before(s.seen.Add(-clockStep))
+	if back || now.After(s.seen) {
+		s.seen = now
+	}
+	if !back {
+		return false
+	}
+	s.log.Warn("the clock was set back, what is due is looked for again", "now", now)
+	s.plan.scheduled, s.plan.retry, s.plan.graceEnds = s.o.Schedule.Next(now), time.Time{}, time.Time{}
+	if s.plan.scheduled.IsZero() {
+		s.plan.scheduled = now.Add(time.Hour)
+	}
+	if !s.plan.preflight.IsZero() {
+		s.plan.preflight = s.nextPreflight(now)
+	}
+	return true
+}
+
+// nextPreflight is the time of the next preflight after now.
+func (s *Service) nextPreflight(now time.Time) time.Time {
+	next := meter.HourOf(now).End.Add(-s.o.PreflightLead)
+	if !next.After(now) {
+		next = next.Add(time.Hour)
+	}
+	return next
 }
 
 // next is the earliest time the plan names.
@@ -283,8 +318,14 @@ func (s *Service) wake() {
 // [ErrNotHolder] while another process holds the lease.
 func (s *Service) CloseNow(ctx context.Context, until time.Time) (Summary, error) {
 	var sum Summary
+	held := s.lease.state().Held
+	ctx, done := s.lease.work(ctx)
+	defer done()
 	if err := s.lease.hold(ctx); err != nil {
 		return sum, err
+	}
+	if s.o.Lease != nil && !held {
+		defer s.Trigger() // it came to this process just now, with everything that is due beyond until
 	}
 	err := s.guard("close now", func() (err error) {
 		sum.Closed, err = s.close(ctx, until, 0)
@@ -297,6 +338,10 @@ func (s *Service) CloseNow(ctx context.Context, until time.Time) (Summary, error
 		sum.Delivered, err = s.o.Reporter.RunOnce(ctx)
 		return err
 	}))
+	if cause := context.Cause(ctx); errors.Is(cause, ErrNotHolder) {
+		s.standBy()
+		return sum, fmt.Errorf("not to its end: %w", cause)
+	}
 	if err != nil || sum.Delivered.Left() { // otherwise the loop may still have something else to repeat
 		s.planRetry(err, sum.Delivered)
 		s.mu.Lock()
@@ -341,11 +386,15 @@ func (s *Service) guard(what string, do func() error) (err error) {
 	return do()
 }
 
-// standBy clears what was planned: another process does it. Getting the lease begins a round.
+// standBy clears what was planned, and what went wrong: both are another process's now. Getting the lease begins a round.
 func (s *Service) standBy() {
+	if s.o.Reporter != nil {
+		s.o.Reporter.standBy()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.plan.retry, s.plan.graceEnds, s.plan.failures, s.plan.faults = time.Time{}, time.Time{}, 0, 0
+	s.closeErr, s.guardErr = nil, nil
 }
 
 // work closes and delivers in steps. Failing to close does not keep what is closed already from being delivered.

@@ -95,13 +95,15 @@ func (s *Scaled) addition() addition {
 	return s.added
 }
 
-// WaitUntil returns nil once the clock shows t or later, or the context's error.
+// WaitUntil returns nil once the clock shows t or later, or was set back by more than a minute, or the context's error.
 func (s *Scaled) WaitUntil(ctx context.Context, t time.Time) error {
-	for {
-		left := t.Sub(s.Now()) / time.Duration(s.speed)
-		if left <= 0 {
+	for last := s.Now(); ; {
+		now := s.Now()
+		left := t.Sub(now) / time.Duration(s.speed)
+		if left <= 0 || now.Before(last.Add(-time.Minute)) {
 			return ctx.Err()
 		}
+		last = now
 		if err := wait(ctx, min(left, scaledNap), nil); err != nil {
 			return err
 		}
