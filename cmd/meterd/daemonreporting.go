@@ -49,7 +49,7 @@ func (d *daemon) openReporting(monotonic func() time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if !d.cfg.Store.Embedded {
+	if !d.cfg.Store.Embedded && !withoutLease() {
 		if err := d.joinOthers(); err != nil {
 			return err
 		}

@@ -20,3 +20,6 @@ func newMachineClock() (machineClock, error) { return machineClock{started: time
 
 // Monotonic is the time since the start.
 func (c machineClock) Monotonic() time.Duration { return time.Since(c.started) }
+
+// withoutLease is for the build for crash tests alone.
+func withoutLease() bool { return false }

@@ -92,8 +92,12 @@ func (k *killLoop) run(t *testing.T) {
 		},
 	}})
 	k.people = startActs(k.l, k.random, k.clock)
-	for n := 0; n < want; {
+	begun := time.Now()
+	for n, lives := 0, 1; n < want; lives++ {
 		n += k.life(t)
+		if lives%10 == 0 {
+			t.Logf("%d kills in %d lives after %s", n, lives, time.Since(begun).Round(time.Second))
+		}
 	}
 	k.heavy.Store(false)
 	k.m.heal(t)

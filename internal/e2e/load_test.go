@@ -86,7 +86,7 @@ type loadOptions struct {
 	pace  time.Duration
 	gap   time.Duration
 	retry string // refusals with this text are for a time only; there are no streams then
-	maker maker // how events are made
+	maker maker  // how events are made
 }
 
 // startLoadOf starts a load with options.

@@ -8,13 +8,13 @@ import (
 	"github.com/meterd/meterd/store/storetest"
 )
 
-// TestTwoDaemons runs two daemons on one server: once as they are meant to run, and once with a lease so short that both
-// believe to hold it most of the time. Both take events and close hours. Nothing is booked, or told the marketplace, in two
-// versions.
+// TestTwoDaemons runs two daemons on one server: once as they are meant to run, and once without a lease, so that both close
+// and deliver the same at the same time. Both take events and are killed in turns. Nothing is booked, or told the marketplace,
+// in two versions.
 func TestTwoDaemons(t *testing.T) {
 	for name, env := range map[string][]string{
-		"with the lease":      nil,
-		"as if without lease": {"METERD_LEASE=off"},
+		"with the lease":  nil,
+		"without a lease": {"METERD_LEASE=off"},
 	} {
 		t.Run(name, func(t *testing.T) { twoDaemons(t, env...) })
 	}
