@@ -52,8 +52,11 @@ type SLOOptions struct {
 	Interval time.Duration
 	// Timeout bounds one look, in real time; 0 means 30 s.
 	Timeout time.Duration
-	Clock   Clock
-	Logger  *slog.Logger
+	// Found is told when a look finds a booking unsettled that the one before did not: with several daemons on the store it may be
+	// the work of another one, such as a release, that this one is to deliver. nil: nobody. It must return quickly.
+	Found  func()
+	Clock  Clock
+	Logger *slog.Logger
 }
 
 // AtRisk is what of one meter is not safely reported.
@@ -89,8 +92,9 @@ type SLO struct {
 	log    *slog.Logger
 	prices map[string]meter.Quantity // by slug, of the billed meters
 
-	mu   sync.Mutex
-	last SLOStatus
+	mu        sync.Mutex
+	last      SLOStatus
+	unsettled map[uint64]bool // bookings of the last look
 }
 
 // NewSLO checks the options.
@@ -171,6 +175,7 @@ func (s *SLO) look(ctx context.Context) (status SLOStatus, err error) {
 	if err != nil {
 		return status, fmt.Errorf("read what is at risk: %w", err)
 	}
+	s.found(bookings)
 	status = SLOStatus{At: now, Unsettled: len(bookings), Meters: s.byMeter(rows)}
 	for _, b := range bookings {
 		deadline := b.Window.End.Add(s.o.Deadline)
@@ -182,6 +187,21 @@ func (s *SLO) look(ctx context.Context) (status SLOStatus, err error) {
 		}
 	}
 	return status, nil
+}
+
+// found remembers what is unsettled and tells of what was not before.
+func (s *SLO) found(bookings []Booking) {
+	unsettled, fresh := make(map[uint64]bool, len(bookings)), false
+	s.mu.Lock()
+	for _, b := range bookings {
+		unsettled[b.Number] = true
+		fresh = fresh || !s.unsettled[b.Number]
+	}
+	s.unsettled = unsettled
+	s.mu.Unlock()
+	if fresh && s.o.Found != nil {
+		s.o.Found()
+	}
 }
 
 // byMeter adds the rows up. Meters of the configuration are there in any case, so that a metric that was high goes to zero

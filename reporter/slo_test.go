@@ -165,3 +165,26 @@ func TestNewSLORefuses(t *testing.T) {
 		t.Error("NewSLO with a negative interval = nil, want an error")
 	}
 }
+
+// A booking of another daemon is told of once, and again only if it becomes unsettled again.
+func TestSLOTellsOfBookings(t *testing.T) {
+	t.Parallel()
+	books := &riskBooks{}
+	found := 0
+	s, err := reporter.NewSLO(reporter.SLOOptions{
+		Books: books, Clock: reportertest.NewClock(at(125)), Logger: (&logBuffer{}).logger(), Found: func() { found++ },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := reporter.Booking{Number: 1, Window: noon}, reporter.Booking{Number: 2, Window: noon}
+	for i, step := range []struct {
+		unsettled []reporter.Booking
+		want      int
+	}{{nil, 0}, {[]reporter.Booking{one}, 1}, {[]reporter.Booking{one}, 1}, {[]reporter.Booking{one, two}, 2}, {nil, 2}, {[]reporter.Booking{one}, 3}} {
+		books.bookings = step.unsettled
+		if s.Look(t.Context()); found != step.want {
+			t.Errorf("look %d: told %d times, want %d", i, found, step.want)
+		}
+	}
+}

@@ -193,7 +193,7 @@ func (d *daemon) flusher() reporter.Flusher {
 // dataDirName returns the random name that a data directory was given when it was first used.
 func dataDirName(dir string) (string, error) {
 	path := filepath.Join(dir, "name")
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(path) //nolint:gosec // a file of ours in the configured directory
 	if name := strings.TrimSpace(string(text)); err == nil && len(name) == 32 {
 		return name, nil
 	}
@@ -225,7 +225,11 @@ func (d *daemon) newGuard(monotonic func() time.Duration) (*reporter.ClockGuard,
 // openWatching builds what looks at the books from outside.
 func (d *daemon) openWatching(deadline time.Duration) (err error) {
 	log := d.log.With("component", "books")
-	d.slo, err = reporter.NewSLO(reporter.SLOOptions{Books: d.store, Meters: d.meters, Deadline: deadline, Clock: d.clock, Logger: log})
+	watch := reporter.SLOOptions{Books: d.store, Meters: d.meters, Deadline: deadline, Clock: d.clock, Logger: log}
+	if d.lease != nil {
+		watch.Found = d.service.Trigger // another daemon's act made it; this one may be who delivers
+	}
+	d.slo, err = reporter.NewSLO(watch)
 	if err != nil || d.cfg.Verify.Every <= 0 {
 		return err
 	}
@@ -251,7 +255,7 @@ func (d *daemon) observeReporting(now func() time.Time) error {
 // doors is what the API reads the books and changes them with.
 func (d *daemon) doors() httpapi.Doors {
 	doors := httpapi.Doors{
-		Desk: d.desk, Held: d.store, Lives: d.store, Audit: d.store,
+		Held: d.store, Lives: d.store, Audit: d.store,
 		BackfillIngester: d.ingester, Backfiller: d.store, Voider: d.store, Events: d.store, Flush: d.loader.Flush,
 		Explain: func(ctx context.Context, sn reporter.MeteringSN) (reporter.Explanation, error) {
 			return reporter.Explain(ctx, d.store, sn)
@@ -261,6 +265,11 @@ func (d *daemon) doors() httpapi.Doors {
 			return reporter.Verify(ctx, d.store, o)
 		},
 	}
+	desk := deskDoor{Desk: d.desk, trigger: d.service.Trigger}
+	if d.guard != nil {
+		desk.guard = d.guard
+	}
+	doors.Desk = desk
 	if d.delivery != nil {
 		doors.Breaker = breakerDoor{d.delivery, d.service}
 	}

@@ -92,7 +92,7 @@ func actError(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, reporter.ErrNotFound), errors.Is(err, reporter.ErrUnknownRecord), errors.Is(err, reporter.ErrNotAllowed), errors.Is(err, reporter.ErrFuture),
-		errors.Is(err, meter.ErrBadQuery):
+		errors.Is(err, reporter.ErrClockAhead), errors.Is(err, reporter.ErrNotHolder), errors.Is(err, meter.ErrBadQuery):
 		return err
 	case errors.Is(err, meter.ErrEffectChanged):
 		return &problem{
