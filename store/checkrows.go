@@ -15,10 +15,10 @@ import (
 
 // CheckRows returns contradictions within the rows themselves, each as a sentence, at most limit: gaps in the log, windows
 // closed twice, rows missing of a committed booking, two records of one (instance, window), records whose amounts don't add
-// up, transitions that the table of states forbids. It reads all of the books.
+// up, transitions that the table of states forbids, due records that delivery doesn't look for. It reads all of the books.
 func (s *Store) CheckRows(ctx context.Context, limit int) ([]string, error) {
 	c := &rowCheck{store: s, limit: limit}
-	for _, check := range []func(context.Context) error{c.log, c.closes, c.counts, c.twins, c.amounts, c.states} {
+	for _, check := range []func(context.Context) error{c.log, c.closes, c.counts, c.twins, c.amounts, c.states, c.forgotten} {
 		if c.full() {
 			break
 		}
@@ -216,4 +216,33 @@ func (c *rowCheck) steps(ctx context.Context, lives string) error {
 		}
 		return nil
 	})
+}
+
+// forgotten looks for due records of bookings that are settled: nobody would send them.
+func (c *rowCheck) forgotten(ctx context.Context) error {
+	s := c.store
+	settled := clauses{"version " + s.global + "IN (SELECT version FROM bookings WHERE number " + s.global +
+		"IN (SELECT number FROM booking_settlements GROUP BY number HAVING argMax(settled_at, place) != 0))"}
+	spans, err := s.spans(ctx, "bill_records", "booked_start", settled)
+	if err != nil {
+		return err
+	}
+	for _, span := range spans {
+		where := append(append(slices.Clone(span), settled...), s.inStates(dueStates(), span))
+		query := "SELECT booked_start, count(), min(sn) FROM bill_records FINAL WHERE " + where.String() + " GROUP BY booked_start ORDER BY booked_start"
+		err := s.each(ctx, query, func(rows driver.Rows) error {
+			var start time.Time
+			var n uint64
+			var sn string
+			if err := rows.Scan(&start, &n, &sn); err != nil {
+				return err
+			}
+			c.add("%d due records booked under %s are of settled bookings, so nobody sends them, for example %s", n, start.UTC().Format(time.RFC3339), sn)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("look for due records of settled bookings: %w", err)
+		}
+	}
+	return nil
 }

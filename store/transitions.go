@@ -33,7 +33,36 @@ func (s *Store) appendTransitions(ctx context.Context, ts []reporter.Transition)
 	if err := s.mark(ctx, len(ts), func(i int) (reporter.State, time.Time) { return ts[i].State, ts[i].Booked.Start }); err != nil {
 		return err
 	}
-	err := s.insertRows(ctx, billRecordTransitions, len(ts), func(i int, d []columnData) error {
+	// A record that becomes pending again (released by a person, say) makes its booking one with due records again. That must be
+	// known before, or nobody would look for the record if this process ended after the rows; and once more behind them,
+	// because the booking may have been settled in between.
+	if err := s.reopenAll(ctx, ts); err != nil {
+		return err
+	}
+	if err := s.writeTransitions(ctx, ts); err != nil {
+		return err
+	}
+	return s.reopenAll(ctx, ts)
+}
+
+// reopenAll makes the bookings of records that become pending unsettled.
+func (s *Store) reopenAll(ctx context.Context, ts []reporter.Transition) error {
+	pending := map[meter.Window][]reporter.MeteringSN{}
+	for _, t := range ts {
+		if t.State == reporter.StatePending {
+			pending[t.Booked] = append(pending[t.Booked], t.SN)
+		}
+	}
+	for booked, sns := range pending {
+		if err := s.reopen(ctx, booked, sns); err != nil {
+			return fmt.Errorf("reopen: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) writeTransitions(ctx context.Context, ts []reporter.Transition) error {
+	return s.insertRows(ctx, billRecordTransitions, len(ts), func(i int, d []columnData) error {
 		t := &ts[i]
 		d[2].string(string(t.SN))
 		d[3].uint32(t.Seq)
@@ -49,22 +78,6 @@ func (s *Store) appendTransitions(ctx context.Context, ts []reporter.Transition)
 		d[14].uint64(version(max(t.At.UnixNano(), 0)))
 		return errors.Join(d[0].dateTime(t.Booked.Start), d[1].dateTime(t.Booked.End))
 	})
-	if err != nil {
-		return err
-	}
-	// A record that becomes pending again (released by a person, say) makes its booking one with due records again.
-	pending := map[meter.Window][]reporter.MeteringSN{}
-	for _, t := range ts {
-		if t.State == reporter.StatePending {
-			pending[t.Booked] = append(pending[t.Booked], t.SN)
-		}
-	}
-	for booked, sns := range pending {
-		if err := s.reopen(ctx, booked, sns); err != nil {
-			return fmt.Errorf("reopen: %w", err)
-		}
-	}
-	return nil
 }
 
 func dueStates() []reporter.State {
