@@ -396,3 +396,25 @@ func FuzzReadFailures(f *testing.F) {
 		}
 	})
 }
+
+func TestClockCommands(t *testing.T) {
+	t.Parallel()
+	d := newActsDaemon(t, map[string]string{
+		"GET /api/v1/clock": "clock.json", "POST /api/v1/clock:trust": `{"now":"2026-11-23T10:30:00Z","ahead_seconds":0,"refusing":false,"trust":"person"}`,
+	})
+	code, stdout, _ := runMeterd(t, "", "clock", "status", "--server", d.URL)
+	if code != exitOK {
+		t.Errorf("status: exit %d", code)
+	}
+	wantOutput(t, stdout, "the marketplace's clock", "2h0m1s", "refused since 2026-11-23T10:30:00Z", "1 since the start")
+	if code, _, _ = runMeterd(t, "", "clock", "trust", "--server", d.URL, "--reason", "r"); code != exitUsage {
+		t.Errorf("trust without a yes: exit %d, want %d", code, exitUsage)
+	}
+	code, stdout, _ = runMeterd(t, "", "clock", "trust", "--server", d.URL, "--reason", "compared", "--yes")
+	if code != exitOK || !strings.HasSuffix(stdout, "confirmed; hours are closed by it\n") {
+		t.Errorf("trust: exit %d, %s", code, stdout)
+	}
+	if got := d.asked(); got[len(got)-1] != `POST /api/v1/clock:trust {"reason":"compared"}` {
+		t.Errorf("requests = %v", got)
+	}
+}

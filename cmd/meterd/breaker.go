@@ -21,6 +21,7 @@ type breakerAnswer struct {
 	LastPassAt *time.Time `json:"last_pass_at"`
 	DueLeft    uint64     `json:"due_left"`
 	Error      string     `json:"error"`
+	Standby    bool       `json:"standby"`
 
 	ThrottledUntil *time.Time `json:"throttled_until"`
 	Story          []struct {
@@ -130,6 +131,9 @@ func readBreaker(read func(*json.RawMessage) error) (b breakerAnswer, raw json.R
 func writeBreaker(w io.Writer, b breakerAnswer) error {
 	t := newTable(w)
 	t.row("breaker", b.State)
+	if b.Standby {
+		t.row("standby", "another daemon delivers; its breaker is the one that counts")
+	}
 	if b.RetryAt != nil {
 		t.row("next try", showTime(*b.RetryAt))
 	}

@@ -268,6 +268,10 @@ func (d *daemon) doors() httpapi.Doors {
 	desk := deskDoor{Desk: d.desk, trigger: d.service.Trigger}
 	if d.guard != nil {
 		desk.guard = d.guard
+		doors.Clock = clockDoor{d.guard, d.service}
+	}
+	if d.lease != nil {
+		doors.Standby = func() bool { return d.service.Status().Standby() }
 	}
 	doors.Desk = desk
 	if d.delivery != nil {
@@ -287,6 +291,19 @@ type breakerDoor struct {
 func (b breakerDoor) ResetBreaker(actor string) {
 	b.Reporter.ResetBreaker(actor)
 	b.service.Trigger()
+}
+
+// clockDoor lets the service close at once what waited for the clock.
+type clockDoor struct {
+	*reporter.ClockGuard
+
+	service *reporter.Service
+}
+
+// Trust implements [httpapi.Clock].
+func (c clockDoor) Trust() {
+	c.ClockGuard.Trust()
+	c.service.Trigger()
 }
 
 // intake tells what lies before the store. Spool and loader count each for itself, so the counts are left out unless they were

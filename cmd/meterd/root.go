@@ -44,8 +44,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitOK
 	}
 	fmt.Fprintf(stderr, "Error: %v\n", err)
-	var coded *codeError
-	if errors.As(err, &coded) {
+	if coded, ok := errors.AsType[*codeError](err); ok {
 		return coded.code
 	}
 	var usage *usageError
@@ -70,7 +69,7 @@ Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration.`,
 	root.AddCommand(newCheckConfigCommand(), newEngineCommand(), newVersionCommand())
 	root.AddCommand(newServeCommand(), newSandboxCommand(), newSendCommand(), newDemoCommand())
 	root.AddCommand(newBillsCommand(), newCloseCommand(), newDeadLettersCommand(), newMetersCommand(), newQueryCommand(), newDoctorCommand())
-	root.AddCommand(newBackfillCommand(), newVoidCommand(), newHeldCommand(), newInstancesCommand(), newBreakerCommand())
+	root.AddCommand(newBackfillCommand(), newVoidCommand(), newHeldCommand(), newInstancesCommand(), newBreakerCommand(), newClockCommand())
 	root.AddCommand(newBookingsCommand(), newAdjustmentsCommand(), newAuditCommand(), newExplainCommand(), newVerifyCommand())
 	return root
 }

@@ -66,6 +66,8 @@ func (a *API) routes() []route {
 		{"GET", "/api/v1/verify", ScopeQuery, verifyTimeout, a.getVerify},
 		{"GET", "/api/v1/breaker", ScopeQuery, 0, a.getBreaker},
 		{"POST", "/api/v1/breaker:reset", ScopeOperate, 0, a.postBreakerReset},
+		{"GET", "/api/v1/clock", ScopeQuery, 0, a.getClock},
+		{"POST", "/api/v1/clock:trust", ScopeOperate, 0, a.postClockTrust},
 		{"POST", "/api/v1/admin/close", ScopeAdmin, closeTimeout, a.postClose},
 		{"GET", "/api/v1/admin/status", ScopeAdmin, 0, a.getStatus},
 		{"GET", "/api/v1/dead-letters", ScopeAdmin, 0, a.listDeadLetters},

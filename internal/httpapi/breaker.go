@@ -20,6 +20,8 @@ type breakerView struct {
 	// ThrottledUntil is until when the marketplace asked to be left alone.
 	ThrottledUntil *time.Time               `json:"throttled_until,omitempty"`
 	Story          []reporter.BreakerChange `json:"story"`
+	// Standby says that another daemon delivers: its breaker is the one that counts.
+	Standby bool `json:"standby,omitempty"`
 }
 
 func viewBreaker(s reporter.ReporterStatus) breakerView {
@@ -41,8 +43,13 @@ func (a *API) getBreaker(w *response, r *http.Request) error {
 	if err := readParams(r.URL).err(); err != nil {
 		return err
 	}
-	return writeJSON(w, viewBreaker(a.o.Doors.Breaker.Status()))
+	v := viewBreaker(a.o.Doors.Breaker.Status())
+	v.Standby = a.standby()
+	return writeJSON(w, v)
 }
+
+// standby reports whether another daemon delivers.
+func (a *API) standby() bool { return a.o.Doors.Standby != nil && a.o.Doors.Standby() }
 
 // postBreakerReset lets records through again at once.
 func (a *API) postBreakerReset(w *response, r *http.Request) error {
@@ -56,6 +63,9 @@ func (a *API) postBreakerReset(w *response, r *http.Request) error {
 	actor, reason, err := body.person(w)
 	if err != nil {
 		return err
+	}
+	if a.standby() {
+		return reporter.ErrNotHolder
 	}
 	ctx, cancel := finishing(r)
 	defer cancel()

@@ -81,6 +81,10 @@ type Doors struct {
 	Flush func(ctx context.Context) error
 
 	Breaker Breaker
+	// Standby says that another daemon delivers, so that the breaker here says nothing; nil: never.
+	Standby func() bool
+	// Clock is nil where the machine's clock is not guarded.
+	Clock Clock
 
 	// Explain tells everything that led to a record, as [reporter.Explain] does.
 	Explain func(ctx context.Context, sn reporter.MeteringSN) (reporter.Explanation, error)

@@ -41,13 +41,24 @@ type doors struct {
 	lines       []reporter.VerifyLine
 	gate        chan struct{} // not nil: a verification waits for it
 	breaker     reporter.ReporterStatus
+	clock       reporter.ClockState
 }
 
 func (d *doors) open(in *meter.Ingester) httpapi.Doors {
 	return httpapi.Doors{
 		Desk: d, Held: d, Lives: d, Audit: d, BackfillIngester: in, Backfiller: d, Voider: d, Events: d, Flush: d.flush, Breaker: d,
-		Explain: d.explain, Verify: d.verify,
+		Explain: d.explain, Verify: d.verify, Clock: clockOf{d},
 	}
+}
+
+// clockOf is the guard of the clock.
+type clockOf struct{ *doors }
+
+func (c clockOf) State() reporter.ClockState { return c.clock }
+
+func (c clockOf) Trust() {
+	c.note("clock trusted")
+	c.clock = reporter.ClockState{Trust: reporter.TrustPerson}
 }
 
 func (d *doors) note(what any) {

@@ -279,7 +279,7 @@ func TestDoors_Missing(t *testing.T) {
 		"POST /api/v1/held-usage:decide": operateKey, "POST /api/v1/bill-records:act": operateKey, "POST /api/v1/bill-records:resend": operateKey,
 		"GET /api/v1/audit": queryKey, "GET /api/v1/instances/i/life": queryKey, "POST /api/v1/instances/i/life": operateKey,
 		"GET " + sn: queryKey, "GET " + sn + "/events": queryKey, "GET /api/v1/verify": queryKey, "GET /api/v1/breaker": queryKey,
-		"POST /api/v1/breaker:reset": operateKey,
+		"POST /api/v1/breaker:reset": operateKey, "GET /api/v1/clock": queryKey, "POST /api/v1/clock:trust": operateKey,
 	} {
 		method, path, _ := strings.Cut(path, " ")
 		wantProblem(t, b.do(t, method, path, key, "{}", jsonType), http.StatusNotImplemented, "not-available")
@@ -311,6 +311,7 @@ func FuzzActs(f *testing.F) {
 	paths := map[string]string{
 		"/api/v1/events:void": voidKey, "/api/v1/held-usage:decide": operateKey, "/api/v1/bill-records:act": operateKey,
 		"/api/v1/bill-records:resend": operateKey, "/api/v1/instances/i-1/life": operateKey, "/api/v1/breaker:reset": operateKey,
+		"/api/v1/clock:trust": operateKey,
 	}
 	id := `"00000000000000000000000000000001"`
 	for _, body := range []string{

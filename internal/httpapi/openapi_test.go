@@ -68,7 +68,7 @@ func TestOpenAPI_DescribesAnswers(t *testing.T) {
 	for _, file := range []string{
 		"bill-record.json", "bill-records.json", "windows.json", "close.json", "query.json", "meters.json", "representation.json", "invalid-events.json",
 		"preview.json", "held.json", "decide.json", "resend.json", "life.json", "life-change.json", "bookings.json", "adjustments.json",
-		"audit.json", "breaker.json", "explain.json", "explain-events.json", "verify.json", "effect-changed.json",
+		"audit.json", "breaker.json", "clock.json", "explain.json", "explain-events.json", "verify.json", "effect-changed.json",
 	} {
 		for _, m := range name.FindAllStringSubmatch(readFile(t, "testdata/"+file), -1) {
 			if slices.Contains([]string{"model", "kind"}, m[1]) {

@@ -180,7 +180,7 @@ func toProblem(err error) *problem {
 	case errors.Is(err, reporter.ErrClockAhead):
 		return &problem{
 			Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 60, cause: err,
-			Detail: "this machine's clock is ahead of what can be trusted, so nothing is closed until it is right; meterd doctor looks at it",
+			Detail: "this machine's clock is ahead of what can be trusted, so nothing is closed until it is right; meterd clock shows more, and takes your word if it is right",
 		}
 	case errors.Is(err, reporter.ErrNotAllowed):
 		return &problem{Status: http.StatusConflict, Code: "not-allowed", Detail: err.Error()}
