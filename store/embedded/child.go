@@ -79,6 +79,12 @@ func (c *child) failure() error {
 	return fmt.Errorf("engine process %d: %w", c.pid(), err)
 }
 
+// endedBy reports whether a signal ended the child: one that was only just starting does not catch any yet.
+func (c *child) endedBy(signal syscall.Signal) bool {
+	status, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == signal
+}
+
 func (c *child) kill() { _ = c.cmd.Process.Kill() }
 
 // stop ends a child that is of no use, within a time limit and whatever became of ctx. How it ends does not matter.
@@ -94,7 +100,7 @@ func (c *child) terminate(ctx context.Context) error {
 	_ = c.lifeline.Close()
 	select {
 	case <-c.exited:
-		if c.err != nil {
+		if c.err != nil && !c.endedBy(syscall.SIGTERM) {
 			return fmt.Errorf("stop embedded engine: %w", c.failure())
 		}
 		return nil
