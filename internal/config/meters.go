@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
 
 	"github.com/meterd/meterd/meter"
 )
@@ -196,5 +199,33 @@ func (c Config) findWarnings() []string {
 	if c.Reporting.Enabled && c.Ingest.MaxAge.Std() > marketplaceMaxAge {
 		warnings = append(warnings, "ingest.max_age: the marketplace takes nothing older than 504h; older usage can't be billed")
 	}
+	if c.Reporting.Enabled {
+		warnings = append(warnings, c.findLateSchedule()...)
+	}
 	return warnings
+}
+
+// findLateSchedule warns of a schedule by which reports can't be on time.
+func (c Config) findLateSchedule() []string {
+	profile, err := c.Profile()
+	if err != nil {
+		return nil
+	}
+	schedule, err := cron.ParseStandard(c.Closing.Schedule)
+	if err != nil {
+		return nil
+	}
+	limit, grace := profile.Hourly().OnTime, c.Closing.Grace.Std()
+	if grace >= limit {
+		return []string{fmt.Sprintf("closing.grace: the marketplace collects an hour's records %s after its end; with %s none is ever on time", limit, grace)}
+	}
+	day := time.Date(2026, time.January, 5, 0, 0, 0, 0, time.UTC)
+	for hour := range 24 {
+		end := day.Add(time.Duration(hour) * time.Hour)
+		if run := schedule.Next(end.Add(-time.Second)); run.Sub(end) >= limit || run.IsZero() {
+			return []string{fmt.Sprintf("closing.schedule: the marketplace collects an hour's records %s after its end; by %q not every hour is closed by then",
+				limit, c.Closing.Schedule)}
+		}
+	}
+	return nil
 }

@@ -249,15 +249,36 @@ func (c Config) checkShadow(faults *Faults) {
 	loopback := isLoopback(net.JoinHostPort(u.Hostname(), "80"))
 	live, err := url.Parse(c.KooGallery.BaseURL)
 	switch {
-	case koogallery.BuiltinProfile().OwnsHost(u.Hostname()):
+	case c.marketplaceOwns(u.Hostname()):
 		faults.add(key, fmt.Sprintf("is the marketplace's own address, where shadow records would be billed (got host %q); use a sandbox", u.Hostname()))
-	case err == nil && c.KooGallery.BaseURL != "" && live.Scheme == u.Scheme && strings.EqualFold(live.Host, u.Host):
+	case err == nil && c.KooGallery.BaseURL != "" && destination(live) == destination(u):
 		faults.add(key, "is koogallery.base_url, where shadow records would be billed; use another destination")
 	case u.Scheme == "http" && !c.KooGallery.AllowHTTP:
 		faults.add(key, "must be https://; http:// is possible for loopback addresses with koogallery.allow_http = true")
 	case u.Scheme == "http" && !loopback:
 		faults.add(key, fmt.Sprintf("http:// is permitted for loopback addresses only (got host %q)", u.Hostname()))
 	}
+}
+
+// marketplaceOwns reports whether a host is the marketplace's, by the built-in profile or the configured one.
+func (c Config) marketplaceOwns(host string) bool {
+	if koogallery.BuiltinProfile().OwnsHost(host) {
+		return true
+	}
+	p, err := c.Profile() // a faulty one is told of where it is used
+	return err == nil && p.OwnsHost(host)
+}
+
+// destination is where a URL leads, whichever way it is written: host and port.
+func destination(u *url.URL) string {
+	host, port := strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	if isLoopback(net.JoinHostPort(host, port)) {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 func (c Config) checkTelemetry(faults *Faults) {

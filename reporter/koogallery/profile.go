@@ -314,6 +314,7 @@ func (p *Profile) DayZone(site Site) (zone *time.Location, ok bool) {
 
 // OwnsHost reports whether the host is one of the marketplace's, of whatever site: what is sent there may be billed.
 func (p *Profile) OwnsHost(host string) bool {
+	host = strings.TrimSuffix(host, ".") // the root of all names, which may be written or not
 	for _, s := range p.sites {
 		for _, address := range []string{s.baseURL, s.fallbackURL} {
 			if u, err := url.Parse(address); err == nil && address != "" && strings.EqualFold(u.Hostname(), host) {
