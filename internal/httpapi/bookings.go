@@ -165,8 +165,8 @@ var adjustmentColumns = []string{
 
 func (v adjustmentView) csv() []string {
 	return []string{
-		string(v.ID), strconv.FormatUint(v.Booking, 10), csvTime(v.HourStart), csvTime(v.HourEnd), v.Subject, v.Meter, v.InstanceID,
-		v.Quantity.String(), v.Into.String(), string(v.Of), string(v.Record), v.Reason, v.Actor, csvTime(v.At),
+		string(v.ID), strconv.FormatUint(v.Booking, 10), csvTime(v.HourStart), csvTime(v.HourEnd), csvText(v.Subject), v.Meter, csvText(v.InstanceID),
+		v.Quantity.String(), v.Into.String(), string(v.Of), string(v.Record), csvText(v.Reason), csvText(v.Actor), csvTime(v.At),
 	}
 }
 

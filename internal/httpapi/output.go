@@ -115,6 +115,14 @@ func (o *output) csvRow(fields ...string) {
 	o.buf = append(o.buf, '\n')
 }
 
+// csvText keeps a spreadsheet from reading a text that somebody else chose, such as a sender or the marketplace, as a formula.
+func csvText(text string) string {
+	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
+		return "'" + text
+	}
+	return text
+}
+
 // csvTime is a time in UTC, empty for the zero time.
 func csvTime(t time.Time) string {
 	if t.IsZero() {

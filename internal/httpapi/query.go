@@ -189,9 +189,9 @@ func queryCSV(out *output, groupBy []string) func(meter.QueryRow) error {
 	out.csvRow(append(header, "value")...)
 	fields := make([]string, 0, len(header)+1)
 	return func(row meter.QueryRow) error {
-		fields = append(fields[:0], csvTime(row.Window.Start), csvTime(row.Window.End), row.Subject)
+		fields = append(fields[:0], csvTime(row.Window.Start), csvTime(row.Window.End), csvText(row.Subject))
 		for _, name := range names {
-			fields = append(fields, row.Group[name])
+			fields = append(fields, csvText(row.Group[name]))
 		}
 		out.csvRow(append(fields, row.Value.String())...)
 		return out.flushIfLarge()

@@ -90,10 +90,10 @@ var recordColumns = []string{
 
 func (v recordView) csv() []string {
 	return []string{
-		string(v.SN), v.State.String(), v.InstanceID, v.Subject, v.Meter, csvTime(v.WindowStart), csvTime(v.WindowEnd),
-		v.Usage.String(), v.CarriedIn.String(), v.Scale.String(), v.Billed.String(), v.CarriedOut.String(), v.ProductID, v.Package,
-		v.Seller, strconv.FormatUint(uint64(v.Revision), 10), csvTime(v.RecordTime), strconv.FormatUint(uint64(v.Attempts), 10),
-		csvTime(v.ChangedAt), v.Code, v.Message, v.Mode.String(), csvTime(v.BookedHour), string(v.Replaces), v.Actor,
+		string(v.SN), v.State.String(), csvText(v.InstanceID), csvText(v.Subject), v.Meter, csvTime(v.WindowStart), csvTime(v.WindowEnd),
+		v.Usage.String(), v.CarriedIn.String(), v.Scale.String(), v.Billed.String(), v.CarriedOut.String(), csvText(v.ProductID),
+		csvText(v.Package), v.Seller, strconv.FormatUint(uint64(v.Revision), 10), csvTime(v.RecordTime), strconv.FormatUint(uint64(v.Attempts), 10),
+		csvTime(v.ChangedAt), csvText(v.Code), csvText(v.Message), v.Mode.String(), csvTime(v.BookedHour), string(v.Replaces), csvText(v.Actor),
 	}
 }
 
