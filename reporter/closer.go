@@ -23,9 +23,10 @@ type Flusher interface {
 // CloserBooks is the part of the ledger that a [Closer] needs.
 type CloserBooks interface {
 	WindowBooks
-	// Records and Bookings are those of [RecordReader].
+	// Records, Bookings and Adjustments are those of [RecordReader].
 	Records(ctx context.Context, f RecordFilter) ([]BillRecord, error)
 	Bookings(ctx context.Context, from, to time.Time) ([]Booking, error)
+	Adjustments(ctx context.Context, f AdjustmentFilter) ([]Adjustment, error)
 }
 
 // CloserOptions are what a [Closer] needs. Books, Mapper, Rules, Seller, Now and Logger are required.

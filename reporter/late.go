@@ -10,6 +10,9 @@ import (
 // placeLate puts a difference of a window that was billed already, or can't be billed, where ADR 9 says, and labels it
 // with its true hour.
 func (p *posting) placeLate(e entry) {
+	if e.diff.Sign() < 0 {
+		e.diff = p.takeBack(e)
+	}
 	if e.diff.IsZero() {
 		return
 	}

@@ -135,6 +135,88 @@ func TestLateUsage(t *testing.T) {
 				"decision 14:00: adjust a 12:00 2 written_off",
 			},
 		},
+		"a void first takes back what is held of the hour": {
+			terms: hold,
+			do: func(o *office) {
+				o.use("a", 10, "5")
+				o.closeAt(65)
+				o.use("a", 30, "2")
+				o.use("a", 31, "1")
+				o.closeAt(66)
+				o.use("a", 32, "1.5")
+				o.closeAt(125)
+				o.void("a 30 2")
+				o.closeAt(185)
+				o.void("a 10 5")
+				o.closeAt(245)
+			},
+			want: []string{
+				"close 12:00: record a 12:00-13:00 5+0=5&0 pending",
+				"recount 12:00: adjust a 12:00 3 held",
+				"recount 12:00: adjust a 12:00 1.5 held",
+				"recount 12:00: adjust a 12:00 -2 held",
+				"recount 12:00: adjust a 12:00 -1 held",
+				"recount 12:00: adjust a 12:00 -1.5 held",
+				"recount 12:00: adjust a 12:00 -2.5 balance",
+				"recount 12:00: balance a -2.5",
+			},
+		},
+		"a void after the approval is a credit": {
+			terms: hold,
+			do: func(o *office) {
+				o.use("a", 10, "5")
+				o.closeAt(65)
+				o.use("a", 30, "2")
+				o.closeAt(66)
+				o.decide(70, true)
+				o.void("a 30 2")
+				o.closeAt(71)
+			},
+			want: []string{
+				"close 12:00: record a 12:00-13:00 5+0=5&0 pending",
+				"recount 12:00: adjust a 12:00 2 held",
+				"decision 13:00: adjust a 12:00 -2 held",
+				"decision 13:00: adjust a 12:00 2 balance",
+				"decision 13:00: balance a 2",
+				"recount 12:00: adjust a 12:00 -2 balance",
+				"recount 12:00: balance a 0",
+			},
+		},
+		"a void of what was written off is no credit": {
+			terms: map[string]reporter.Terms{"tokens": {Late: reporter.LateWriteOff}},
+			do: func(o *office) {
+				o.use("a", 10, "5")
+				o.closeAt(65)
+				o.use("a", 30, "2")
+				o.closeAt(66)
+				o.void("a 30 2")
+				o.closeAt(67)
+				o.void("a 10 5")
+				o.closeAt(68)
+			},
+			want: []string{
+				"close 12:00: record a 12:00-13:00 5+0=5&0 pending",
+				"recount 12:00: adjust a 12:00 2 written_off",
+				"recount 12:00: adjust a 12:00 -2 written_off",
+				"recount 12:00: adjust a 12:00 -5 balance",
+				"recount 12:00: balance a -5",
+			},
+		},
+		"a void of usage before the opening is no credit": {
+			do: func(o *office) {
+				o.life(130, reporter.LifeOpened, "a", 70)
+				o.use("a", 10, "5")
+				o.use("a", 80, "1")
+				o.closeAt(185)
+				o.void("a 10 5")
+				o.closeAt(190)
+			},
+			want: []string{
+				"close 12:00: adjust a 12:00 5 unbillable",
+				"close 13:00: record a 13:10-14:00 1+0=1&0 pending",
+				"recount 12:00: adjust a 12:00 -5 unbillable",
+			},
+		},
 		"written off by policy": {
 			terms: map[string]reporter.Terms{"tokens": {Late: reporter.LateWriteOff}},
 			do: func(o *office) {

@@ -77,7 +77,9 @@ type posting struct {
 	claims                map[string]SubjectMeter
 
 	taken map[MeteringSN]bool // numbers that are in the books already, of those looked up
-	batch []entry
+	// unbilled is what of an hour was booked and never billed, of hours that were corrected downwards.
+	unbilled map[meter.Window]map[Account][]unbilled
+	batch    []entry
 }
 
 // newPosting reads the balances of the subjects (nil: all) and the lives of instances since the given time.
@@ -85,7 +87,7 @@ func (c *Closer) newPosting(ctx context.Context, d *draft, subjects []string, si
 	p := &posting{
 		draft: d, c: c, balances: map[Account]meter.Quantity{}, original: map[Account]meter.Quantity{}, waiting: map[Account]bool{},
 		lives: map[string]Life{}, unfinished: map[string]bool{}, contested: contested, collisions: map[string][]SubjectMeter{},
-		claims: map[string]SubjectMeter{}, taken: map[MeteringSN]bool{},
+		claims: map[string]SubjectMeter{}, taken: map[MeteringSN]bool{}, unbilled: map[meter.Window]map[Account][]unbilled{},
 	}
 	last, _, err := c.o.Books.LastClosed(ctx)
 	if err != nil {
@@ -203,6 +205,9 @@ func (p *posting) placeAll(ctx context.Context) error {
 	}
 	for i := range p.batch {
 		if err := p.findOverlap(ctx, &p.batch[i]); err != nil {
+			return err
+		}
+		if err := p.findUnbilled(ctx, p.batch[i]); err != nil {
 			return err
 		}
 	}
