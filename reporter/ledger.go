@@ -55,8 +55,9 @@ type WindowBooks interface {
 	// With ids, only those.
 	HeldUsage(ctx context.Context, ids []AdjustmentID, after AdjustmentID, limit int) ([]HeldUsage, error)
 	// Lives returns what is known of instances that were not simply open during the whole window: opened after its
-	// start, released or frozen before its end. Instances without any row are not returned.
-	Lives(ctx context.Context, w meter.Window) ([]Life, error)
+	// start, released or frozen before its end. Instances without any row are not returned. Only the given ones are looked at;
+	// nil means all: what that costs grows with the number of instances ever released.
+	Lives(ctx context.Context, w meter.Window, instances []string) ([]Life, error)
 
 	// WriteRows writes rows of a booking. Idempotent by the version and the identity of each row. They don't count yet.
 	WriteRows(ctx context.Context, b Booking, rows Rows) error

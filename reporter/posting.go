@@ -105,7 +105,7 @@ func (c *Closer) newPosting(ctx context.Context, d *draft, subjects []string, si
 	if end.Before(d.Window.End) {
 		end = d.Window.End
 	}
-	lives, err := c.o.Books.Lives(ctx, meter.Window{Start: since, End: end})
+	lives, err := c.o.Books.Lives(ctx, meter.Window{Start: since, End: end}, c.instancesOf(subjects))
 	if err != nil {
 		return nil, fmt.Errorf("read lives of instances: %w", err)
 	}
@@ -124,6 +124,30 @@ func (c *Closer) newPosting(ctx context.Context, d *draft, subjects []string, si
 		}
 	}
 	return p, nil
+}
+
+// maxInstances is up to how many instances lives are asked for by name.
+const maxInstances = 2000
+
+// instancesOf returns the instances that usage of the subjects is billed to; nil, which means any, for all subjects and for too
+// many.
+func (c *Closer) instancesOf(subjects []string) []string {
+	if subjects == nil {
+		return nil
+	}
+	instances := []string{}
+	for _, subject := range subjects {
+		for slug := range c.meters {
+			if target, mapped := c.o.Mapper.Target(subject, slug); mapped {
+				instances = append(instances, target.InstanceID)
+			}
+		}
+		if len(instances) > maxInstances {
+			return nil
+		}
+	}
+	slices.Sort(instances)
+	return slices.Compact(instances)
 }
 
 // take accepts a difference. Call it in any order; the account's balance runs through its entries in that order.

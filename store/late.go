@@ -163,8 +163,8 @@ func (l *Late) HeldUsage(ctx context.Context, ids []reporter.AdjustmentID, after
 }
 
 // Lives implements reporter.WindowBooks.
-func (l *Late) Lives(ctx context.Context, w meter.Window) ([]reporter.Life, error) {
-	return ask(l, func(s *Store) ([]reporter.Life, error) { return s.Lives(ctx, w) })
+func (l *Late) Lives(ctx context.Context, w meter.Window, instances []string) ([]reporter.Life, error) {
+	return ask(l, func(s *Store) ([]reporter.Life, error) { return s.Lives(ctx, w, instances) })
 }
 
 // WriteRows implements reporter.WindowBooks.

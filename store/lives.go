@@ -69,12 +69,19 @@ func scanLifeChange(rows driver.Rows) (reporter.LifeChange, error) {
 }
 
 // Lives returns what is known of instances that were not simply open during the whole window: opened after its start,
-// released or frozen before its end. Instances without any row are not returned.
-func (s *Store) Lives(ctx context.Context, w meter.Window) ([]reporter.Life, error) {
+// released or frozen before its end. Instances without any row are not returned. Only the given ones are looked at, by the
+// table's key; nil means all: then what was ever released is read.
+func (s *Store) Lives(ctx context.Context, w meter.Window, instances []string) ([]reporter.Life, error) {
+	if instances != nil && len(instances) == 0 {
+		return nil, nil
+	}
 	start, end := strconv.FormatInt(w.Start.UnixNano(), 10), strconv.FormatInt(w.End.UnixNano(), 10)
 	// More than needed: who was frozen and unfrozen before is left out below.
 	where := clauses{"instance_id " + s.global + "IN (SELECT instance_id FROM instance_changes WHERE" +
 		fmt.Sprintf(" kind = %d AND at > %s OR kind IN (%d, %d) AND at < %s)", reporter.LifeOpened, start, reporter.LifeFrozen, reporter.LifeReleased, end)}
+	if instances != nil {
+		where = clauses{"instance_id IN (" + quoteList(instances) + ")"}
+	}
 	changes, err := s.lifeChanges(ctx, where, "")
 	if err != nil {
 		return nil, fmt.Errorf("read lives: %w", err)

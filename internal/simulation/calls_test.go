@@ -126,8 +126,8 @@ func (s calls) HeldUsage(ctx context.Context, ids []reporter.AdjustmentID, after
 	return held, err
 }
 
-func (s calls) Lives(ctx context.Context, w meter.Window) (lives []reporter.Life, err error) {
-	err = s.do("Lives", func() (err error) { lives, err = s.l.Lives(ctx, w); return err })
+func (s calls) Lives(ctx context.Context, w meter.Window, instances []string) (lives []reporter.Life, err error) {
+	err = s.do("Lives", func() (err error) { lives, err = s.l.Lives(ctx, w, instances); return err })
 	return lives, err
 }
 

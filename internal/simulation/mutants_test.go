@@ -52,8 +52,8 @@ func (b broken) RecordsBySN(ctx context.Context, sns []reporter.MeteringSN) ([]r
 	return rows, err
 }
 
-func (b broken) Lives(ctx context.Context, w meter.Window) ([]reporter.Life, error) {
-	rows, err := b.Books.Lives(ctx, w)
+func (b broken) Lives(ctx context.Context, w meter.Window, instances []string) ([]reporter.Life, error) {
+	rows, err := b.Books.Lives(ctx, w, instances)
 	if b.lives != nil {
 		rows = b.lives(rows)
 	}

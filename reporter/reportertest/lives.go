@@ -49,11 +49,13 @@ func (b *Books) lifeOf(instanceID string) (changes []reporter.LifeChange) {
 }
 
 // Lives implements [reporter.WindowBooks].
-func (b *Books) Lives(ctx context.Context, w meter.Window) (lives []reporter.Life, err error) {
+func (b *Books) Lives(ctx context.Context, w meter.Window, instances []string) (lives []reporter.Life, err error) {
 	err = b.do(ctx, "Lives", func(bool) {
 		var ids []string
 		for _, change := range b.lives {
-			ids = append(ids, change.InstanceID)
+			if instances == nil || slices.Contains(instances, change.InstanceID) {
+				ids = append(ids, change.InstanceID)
+			}
 		}
 		slices.Sort(ids)
 		for _, id := range slices.Compact(ids) {

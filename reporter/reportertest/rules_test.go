@@ -94,7 +94,7 @@ func TestLives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := b.Lives(t.Context(), hour)
+	got, err := b.Lives(t.Context(), hour, nil)
 	want := []reporter.Life{{
 		InstanceID: "i", Opened: at(10), Released: at(50), Frozen: []meter.Window{{Start: at(20), End: at(30)}, {Start: at(40)}},
 	}}

@@ -193,8 +193,15 @@ func testLives(t *testing.T, s *suite) {
 		{InstanceID: "j-released-long-ago", Released: at(-9000)},
 	}
 	for _, when := range []string{"before a merge", "after a merge"} {
-		if diff := cmp.Diff(want, must(s.store.Lives(ctx, hourAt(1)))(t)); diff != "" {
+		if diff := cmp.Diff(want, must(s.store.Lives(ctx, hourAt(1), nil))(t)); diff != "" {
 			t.Errorf("Lives %s (-want +got):\n%s", when, diff)
+		}
+		some := []string{"nobody", "j-released-long-ago", "it's \\ one", "b-frozen-twice", "f-released-at-end"}
+		if diff := cmp.Diff([]reporter.Life{want[1], want[4]}, must(s.store.Lives(ctx, hourAt(1), some))(t)); diff != "" {
+			t.Errorf("Lives of some %s (-want +got):\n%s", when, diff)
+		}
+		if lives := must(s.store.Lives(ctx, hourAt(1), []string{}))(t); len(lives) != 0 {
+			t.Errorf("Lives of nobody %s = %v", when, lives)
 		}
 		if diff := cmp.Diff([]reporter.LifeChange{changes[5], changes[6], changes[4]}, must(s.store.LifeOf(ctx, "a-released"))(t)); diff != "" {
 			t.Errorf("LifeOf %s (-want +got):\n%s", when, diff)

@@ -294,7 +294,7 @@ func (w *walk) questions(step int) map[string]question {
 		"HeldUsage of some": func(ctx context.Context, l ledger) (any, error) {
 			return l.HeldUsage(ctx, []reporter.AdjustmentID{heldAfter}, "", 5)
 		},
-		"Lives":                func(ctx context.Context, l ledger) (any, error) { return l.Lives(ctx, meter.HourOf(from)) },
+		"Lives":                func(ctx context.Context, l ledger) (any, error) { return l.Lives(ctx, meter.HourOf(from), nil) },
 		"LifeOf":               func(ctx context.Context, l ledger) (any, error) { return l.LifeOf(ctx, "instance-1") },
 		"ReleasedWithoutFinal": func(ctx context.Context, l ledger) (any, error) { return l.ReleasedWithoutFinal(ctx, 4) },
 		"Audit":                func(ctx context.Context, l ledger) (any, error) { return l.Audit(ctx, time.Time{}, time.Time{}, 10) },
