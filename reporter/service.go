@@ -26,6 +26,9 @@ type ServiceOptions struct {
 	Clock    Clock
 	Logger   *slog.Logger
 	Random   func() float64 // numbers in [0, 1) for jitter
+	// Jitter is by how much a scheduled round comes later at most, so that not all sellers call the marketplace in the same second;
+	// 0 means not at all.
+	Jitter time.Duration
 	// Lease is asked before each step of closing and each delivery pass, and every LeaseInterval in between: while another process
 	// holds it this one does neither. nil: always held.
 	Lease Lease
@@ -96,6 +99,9 @@ func NewService(o ServiceOptions) (*Service, error) {
 	o.Retry = retry
 	setDefault(&o.LeaseInterval, defaultLeaseInterval)
 	setDefault(&o.PreflightLead, 5*time.Minute)
+	if o.Jitter < 0 || o.Jitter >= time.Hour {
+		errs = append(errs, fmt.Errorf("service: the jitter must be from 0 to less than an hour (got %s)", o.Jitter))
+	}
 	if o.LeaseInterval < 0 || o.PreflightLead < 0 || o.PreflightLead >= time.Hour {
 		errs = append(errs, errors.New("service: the lease interval must not be negative, and the preflight be within the hour before its end"))
 	}
@@ -202,9 +208,15 @@ func (s *Service) setScheduled(at time.Time) {
 	if at.IsZero() {
 		at = s.o.Clock.Now().Add(time.Hour)
 	}
+	at = s.jittered(at)
 	s.mu.Lock()
 	s.plan.scheduled = at
 	s.mu.Unlock()
+}
+
+// jittered is a time somewhat later.
+func (s *Service) jittered(at time.Time) time.Time {
+	return at.Add(time.Duration(float64(s.o.Jitter) * s.o.Random()).Truncate(time.Millisecond))
 }
 
 // wait sleeps until there is something to do: the schedule, a retry, or a trigger. full is false when only the plan has
@@ -523,7 +535,7 @@ func (s *Service) planGrace(scheduled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ends := meter.HourOf(now).Start.Add(s.o.Closer.o.Grace); scheduled && ends.After(now) {
-		s.plan.graceEnds = ends
+		s.plan.graceEnds = s.jittered(ends)
 		return
 	}
 	if !s.plan.graceEnds.After(now) {

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/meterd/meterd/reporter"
 	"github.com/meterd/meterd/reporter/reportertest"
 )
@@ -160,6 +162,28 @@ func TestStandbyForgetsItsAlarms(t *testing.T) {
 		st := s.service.Status()
 		if !st.Standby() || st.CloseErr != "" || st.ClockErr != "" || st.Delivery.Misconfigured != nil || !st.Delivery.ThrottledUntil.IsZero() {
 			t.Errorf("status = %+v with %+v, want a standby without alarms", st, st.Delivery)
+		}
+		stop()
+	})
+}
+
+// Sellers that share a schedule don't all call in the same second, and stay within the window.
+func TestScheduleIsJittered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newServiceBench(t, "5 * * * *", nil)
+		times := callTimes(s.bench)
+		s.rebuild(func(o *reporter.ServiceOptions) {
+			o.Jitter = 20 * time.Second
+			o.Random = func() float64 { return 0.25 * float64(time.Now().Hour()) }
+		})
+		for hour := range 3 {
+			s.use("inst-a", hour*60)
+		}
+		stop := s.run()
+		s.sleep(3*60 + 10)
+		if diff := cmp.Diff([]string{"01:05:00", "02:05:05", "03:05:10"}, times()); diff != "" {
+			t.Errorf("times of calls differ (-want +got):\n%s", diff)
 		}
 		stop()
 	})

@@ -63,11 +63,14 @@ func spoolHealth(s spool.Stats, now time.Time) error {
 
 // closingHealth asks for progress of the hours.
 func closingHealth(s reporter.Status, grace time.Duration) error {
-	if s.CloseErr != "" {
-		return errors.New(s.CloseErr)
-	}
 	if s.Standby() {
 		return nil // another daemon closes
+	}
+	if s.ClockErr != "" {
+		return errors.New(s.ClockErr)
+	}
+	if s.CloseErr != "" {
+		return errors.New(s.CloseErr)
 	}
 	last := s.LastClosed.Window
 	if last.IsZero() {
@@ -85,7 +88,7 @@ func deliveryHealth(s reporter.Status) error {
 		return nil // reporting is off, or another daemon's work
 	}
 	if m := s.Delivery.Misconfigured; m != nil {
-		return fmt.Errorf("stands still, the marketplace refuses us: %s", m)
+		return fmt.Errorf("stands still, the marketplace refuses us: %s %s", m.Code, m.Message)
 	}
 	if s.DueRecords() > 0 && s.UntilDeadline < 0 {
 		return fmt.Errorf("%d records are late by %s (breaker %s)", s.DueRecords(), (-s.UntilDeadline).Round(time.Second), s.Delivery.Breaker)

@@ -75,7 +75,7 @@ func (d *daemon) openReporting(monotonic func() time.Duration) error {
 	options := reporter.ServiceOptions{
 		Closer: closer, Schedule: schedule, Clock: d.clock, Logger: log,
 		Retry:  reporter.RetryPolicy{Backoff: backoff, Deadline: hourly.OnTime, LateLimit: hourly.Late},
-		Random: mathrand.Float64, LeaseInterval: d.cfg.Reporting.LeaseTTL.Std() / 6, PreflightLead: d.cfg.Reporting.Preflight.Std(),
+		Random: mathrand.Float64, Jitter: d.cfg.Closing.Jitter.Std(), LeaseInterval: d.cfg.Reporting.LeaseTTL.Std() / 6, PreflightLead: d.cfg.Reporting.Preflight.Std(),
 	}
 	if d.cfg.Reporting.Enabled {
 		if d.delivery, err = d.newDelivery(observer, backoff, hourly.OnTime); err != nil {
@@ -165,9 +165,15 @@ func (d *daemon) joinOthers() error {
 	if err != nil {
 		return err
 	}
+	// A copy of the data directory on another machine must not take the lease for its own: the two would take it from each other
+	// for ever.
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name of this machine: %w", err)
+	}
 	began := time.Now()
 	d.lease, err = d.store.NewLease(store.LeaseOptions{
-		TTL: d.cfg.Reporting.LeaseTTL.Std(), Holder: name, Elapsed: func() time.Duration { return time.Since(began) },
+		TTL: d.cfg.Reporting.LeaseTTL.Std(), Holder: name + "@" + host, Elapsed: func() time.Duration { return time.Since(began) },
 	})
 	if err != nil {
 		return err

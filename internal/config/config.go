@@ -121,6 +121,8 @@ type Closing struct {
 	DayZone string `toml:"day_zone"`
 	// LateMargin is how long before the marketplace's oldest age a late window is no longer made a record of its own.
 	LateMargin Duration `max:"240h" min:"0s" toml:"late_margin"`
+	// Jitter is by how much closing and pushing come later than scheduled, at random, at most.
+	Jitter Duration `max:"5m" min:"0s" toml:"jitter"`
 }
 
 // Reporting says how bill records are delivered.
@@ -259,7 +261,7 @@ func Default() Config {
 		Closing: Closing{
 			Schedule: "5 * * * *", Grace: Duration(5 * time.Minute),
 			FlushTimeout: Duration(2 * time.Minute), StampedLookback: Duration(24 * time.Hour),
-			LateMargin: Duration(24 * time.Hour),
+			LateMargin: Duration(24 * time.Hour), Jitter: Duration(20 * time.Second),
 		},
 		Reporting: Reporting{
 			Enabled: true, Marketplace: "koogallery", Seller: "default",

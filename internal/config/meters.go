@@ -219,12 +219,13 @@ func (c Config) findLateSchedule() []string {
 	if grace >= limit {
 		return []string{fmt.Sprintf("closing.grace: the marketplace collects an hour's records %s after its end; with %s none is ever on time", limit, grace)}
 	}
+	limit -= c.Closing.Jitter.Std()
 	day := time.Date(2026, time.January, 5, 0, 0, 0, 0, time.UTC)
 	for hour := range 24 {
 		end := day.Add(time.Duration(hour) * time.Hour)
 		if run := schedule.Next(end.Add(-time.Second)); run.Sub(end) >= limit || run.IsZero() {
 			return []string{fmt.Sprintf("closing.schedule: the marketplace collects an hour's records %s after its end; by %q not every hour is closed by then",
-				limit, c.Closing.Schedule)}
+				profile.Hourly().OnTime, c.Closing.Schedule)}
 		}
 	}
 	return nil
