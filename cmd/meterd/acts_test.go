@@ -45,7 +45,7 @@ func newActsDaemon(t *testing.T, answers map[string]string) *actsDaemon {
 		text, ok := d.answers[key]
 		if r.URL.Query().Has("commit") {
 			if committed, given := d.answers[key+" commit"]; given {
-				text, key = committed, key+" commit"
+				text = committed
 			}
 		}
 		if !ok {
@@ -416,5 +416,34 @@ func TestClockCommands(t *testing.T) {
 	}
 	if got := d.asked(); got[len(got)-1] != `POST /api/v1/clock:trust {"reason":"compared"}` {
 		t.Errorf("requests = %v", got)
+	}
+}
+
+// Whoever lists records that wait sees why: the breaker's story.
+func TestBillsTellTheBreakersStory(t *testing.T) {
+	t.Parallel()
+	pending := `{"records":[{"sn":"` + strings.Repeat("0", 31) + `1","state":"pending"}]}`
+	for name, tt := range map[string]struct {
+		records string
+		told    bool
+	}{
+		"a record waits": {pending, true},
+		"none waits":     {strings.Replace(pending, "pending", "accepted", 1), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newActsDaemon(t, map[string]string{"GET /api/v1/bill-records": tt.records, "GET /api/v1/breaker": "breaker.json"})
+			code, stdout, stderr := runMeterd(t, "", "bills", "list", "--server", d.URL)
+			if code != exitOK || strings.Contains(stdout, "closed → open: timeouts") != tt.told {
+				t.Errorf("exit %d, %s%s", code, stdout, stderr)
+			}
+			if code, stdout, _ = runMeterd(t, "", "bills", "list", "--server", d.URL, "-o", "json"); code != exitOK || strings.Contains(stdout, "story") {
+				t.Errorf("json: exit %d, %s", code, stdout)
+			}
+		})
+	}
+	d := newActsDaemon(t, map[string]string{"GET /api/v1/bill-records": pending})
+	if code, _, stderr := runMeterd(t, "", "bills", "list", "--server", d.URL); code != exitOK {
+		t.Errorf("without a breaker: exit %d, %s", code, stderr)
 	}
 }

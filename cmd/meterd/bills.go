@@ -234,6 +234,11 @@ func listBills(cmd *cobra.Command, client *apiClient, query url.Values, f billsL
 			if err := out.end(next); err != nil {
 				return err
 			}
+			if table, people := out.(*tableRecords); people && table.due() {
+				if err := writeDeliveryStory(cmd, client); err != nil {
+					return err
+				}
+			}
 			if next != "" {
 				fmt.Fprintf(cmd.ErrOrStderr(), "There may be more: --cursor %s\n", printable(next))
 			}
@@ -280,6 +285,26 @@ func (t *tableRecords) page(ctx context.Context, client *apiClient, query url.Va
 	}
 	t.total += len(answer.Records)
 	return len(answer.Records), answer.NextCursor, rows.flush()
+}
+
+// due reports whether a record was listed that is still to be sent.
+func (t *tableRecords) due() bool {
+	return t.states["pending"]+t.states["sending"]+t.states["unknown"] > 0
+}
+
+// shownStory bounds the lines of the breaker's story below a listing; meterd breaker status has all.
+const shownStory = 8
+
+// writeDeliveryStory says why records may not have been sent yet: what happened to the breaker. A daemon that doesn't tell leaves the
+// listing as it is.
+func writeDeliveryStory(cmd *cobra.Command, client *apiClient) error {
+	b, _, err := readBreaker(func(raw *json.RawMessage) error { return client.getJSON(cmd.Context(), breakerPath, nil, raw) })
+	if err != nil || b.State == "" || b.State == "closed" && b.Misconfigured == nil && b.ThrottledUntil == nil && len(b.Story) == 0 {
+		return nil //nolint:nilerr // the records are what was asked for
+	}
+	b.Story = b.Story[max(0, len(b.Story)-shownStory):]
+	fmt.Fprintln(cmd.OutOrStdout())
+	return writeBreaker(cmd.OutOrStdout(), b)
 }
 
 // end counts the records by state.

@@ -24,11 +24,13 @@ func TestBookLists(t *testing.T) {
 		want    []string
 	}{
 		"bookings": {
-			[]string{"bookings", "--kind", "release,close", "--from", "2026-11-23T00:00:00Z"}, "GET /api/v1/bookings?from=2026-11-23T00%3A00%3A00Z&kind=release&kind=close",
+			[]string{"bookings", "--kind", "release,close", "--from", "2026-11-23T00:00:00Z"},
+			"GET /api/v1/bookings?from=2026-11-23T00%3A00%3A00Z&kind=release&kind=close",
 			[]string{"NUMBER", "2       release  2026-11-23 08:00 to 09:00Z", "i-1", "order 1", "no"},
 		},
 		"adjustments": {
-			[]string{"adjustments", "--into", "held", "--subject", "s", "--meter", "m", "--limit", "7"}, "GET /api/v1/adjustments?into=held&limit=7&meter=m&subject=s",
+			[]string{"adjustments", "--into", "held", "--subject", "s", "--meter", "m", "--limit", "7"},
+			"GET /api/v1/adjustments?into=held&limit=7&meter=m&subject=s",
 			[]string{"BOOKING", "tenant,1", "12.5", "record", "late"},
 		},
 		"audit": {[]string{"audit"}, "GET /api/v1/audit?limit=100", []string{"billing for Bob", "approve", "agreed", "2.5"}},

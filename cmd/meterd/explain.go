@@ -186,8 +186,13 @@ func writeExplanation(w io.Writer, e explanation) error {
 	fmt.Fprintf(w, "bill record %s\n", printable(r.SN))
 	t := newTable(w)
 	for _, field := range []struct{ name, value string }{
-		{"instance", r.InstanceID}, {"subject", r.Subject}, {"meter", r.Meter}, {"hour", showWindow(r.WindowStart, r.WindowEnd)},
-		{"state", r.State}, {"booked by", e.Booking.summary() + " at " + showTime(e.Booking.At)}, {"arithmetic", e.Formula},
+		{"instance", r.InstanceID},
+		{"subject", r.Subject},
+		{"meter", r.Meter},
+		{"hour", showWindow(r.WindowStart, r.WindowEnd)},
+		{"state", r.State},
+		{"booked by", e.Booking.summary() + " at " + showTime(e.Booking.At)},
+		{"arithmetic", e.Formula},
 	} {
 		t.row("  "+field.name, field.value)
 	}

@@ -41,7 +41,7 @@ Nothing is changed. With -o csv every account is listed, and every hour that dif
 		Example: "  meterd verify\n  meterd verify --recount --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z -o csv > january.csv",
 		Args:    cobra.NoArgs,
 	}
-	f.clientFlags.register(cmd, verifyTimeout, "table", outputJSON, outputCSV)
+	f.register(cmd, verifyTimeout, "table", outputJSON, outputCSV)
 	fl := cmd.Flags()
 	fl.BoolVar(&recount, "recount", false, "count the stored events of closed hours again")
 	fl.StringVar(&f.from, "from", "", "with --recount: only hours that begin at this time or later (RFC 3339)")

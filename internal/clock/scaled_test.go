@@ -49,7 +49,7 @@ func TestScaled_LeapsAndSteps(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "step")
 	synctest.Test(t, func(t *testing.T) {
 		c := mustScaled(t, "%d,2026-03-01T12:00:00Z,1,%s", time.Now().UnixNano(), file)
-		begin, passed := c.Now(), time.Duration(0)
+		begin := c.Now()
 		for i, tt := range []struct {
 			text         string
 			passed, step time.Duration
@@ -61,7 +61,7 @@ func TestScaled_LeapsAndSteps(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
-			passed = time.Duration(i+1)*time.Second + tt.passed
+			passed := time.Duration(i+1)*time.Second + tt.passed
 			if got, want := c.Now(), begin.Add(passed+tt.step); !got.Equal(want) {
 				t.Errorf("Now() = %v after %q, want %v", got, tt.text, want)
 			}

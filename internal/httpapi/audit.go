@@ -17,7 +17,7 @@ func (a *API) listAudit(w *response, r *http.Request) error {
 	}
 	p := readParams(r.URL)
 	from, to := p.period()
-	limit := p.number("limit", defaultPage, 1, maxPage)
+	limit := p.limit(defaultPage, maxPage)
 	if err := p.err(); err != nil {
 		return err
 	}

@@ -178,7 +178,7 @@ var destinations = []reporter.Destination{
 // adjustmentFilter reads the parameters of a listing of adjustments.
 func adjustmentFilter(p *params) reporter.AdjustmentFilter {
 	f := reporter.AdjustmentFilter{
-		Subject: p.one("subject"), Meter: p.one("meter"), Limit: p.number("limit", 1000, 1, maxPage),
+		Subject: p.one("subject"), Meter: p.one("meter"), Limit: p.limit(1000, maxPage),
 		FromBooking: p.booking("from_booking"), ToBooking: p.booking("to_booking"),
 	}
 	f.Hours.Start, f.Hours.End = p.period()

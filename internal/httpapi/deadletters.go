@@ -18,7 +18,7 @@ func (a *API) listDeadLetters(w *response, r *http.Request) error {
 		return errNoDeadLetters
 	}
 	p := readParams(r.URL)
-	limit := p.number("limit", defaultPage, 1, maxReplay)
+	limit := p.limit(defaultPage, maxReplay)
 	var after uint64
 	if text := p.one("after"); text != "" {
 		n, err := strconv.ParseUint(text, 10, 64)

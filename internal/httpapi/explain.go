@@ -115,7 +115,7 @@ func (a *API) explainEvents(w *response, r *http.Request) error {
 	}
 	p := readParams(r.URL)
 	hour, after := p.time("hour"), p.one("after")
-	limit := p.number("limit", defaultPage, 1, maxPage)
+	limit := p.limit(defaultPage, maxPage)
 	if !hour.Equal(hour.Truncate(time.Hour)) {
 		p.fault("hour: must be the beginning of an hour (got " + hour.Format(time.RFC3339) + ")")
 	}

@@ -20,7 +20,7 @@ func (a *API) listHeld(w *response, r *http.Request) error {
 		return errNoHeld
 	}
 	p := readParams(r.URL)
-	limit := p.number("limit", defaultPage, 1, maxActItems)
+	limit := p.limit(defaultPage, maxActItems)
 	after := p.one("after")
 	if after != "" && !isHexID(after) {
 		p.fault("after: must be the id of held usage (got " + quoteShort(after) + ")")

@@ -72,15 +72,15 @@ func (p *params) time(name string) time.Time {
 	return t.UTC()
 }
 
-// number returns a whole number from low to high, or the fallback if the parameter is absent.
-func (p *params) number(name string, fallback, low, high int) int {
-	text := p.one(name)
+// limit returns how many items are asked for, from 1 to high, or the fallback if that is absent.
+func (p *params) limit(fallback, high int) int {
+	text := p.one("limit")
 	if text == "" {
 		return fallback
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < low || n > high {
-		p.fault(name + ": must be a whole number from " + strconv.Itoa(low) + " to " + strconv.Itoa(high) + " (got " + quoteShort(text) + ")")
+	if err != nil || n < 1 || n > high {
+		p.fault("limit: must be a whole number from 1 to " + strconv.Itoa(high) + " (got " + quoteShort(text) + ")")
 		return fallback
 	}
 	return n

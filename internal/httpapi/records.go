@@ -102,7 +102,7 @@ func (a *API) listRecords(w *response, r *http.Request) error {
 	p := readParams(r.URL)
 	f := reporter.RecordFilter{
 		InstanceID: p.one("instance"), Subject: p.one("subject"), Meter: p.one("meter"), After: p.one("cursor"),
-		Limit: p.number("limit", defaultPage, 1, maxPage),
+		Limit: p.limit(defaultPage, maxPage),
 	}
 	f.From, f.To = p.period()
 	for _, name := range p.many("state", true) {

@@ -26,9 +26,9 @@ func (a *API) getVerify(w *response, r *http.Request) error {
 		return errNoVerify
 	}
 	p := readParams(r.URL)
-	o := reporter.VerifyOptions{Limit: p.number("limit", defaultPage, 1, maxPage), Recount: p.boolean("recount")}
+	o := reporter.VerifyOptions{Limit: p.limit(defaultPage, maxPage), Recount: p.boolean("recount")}
 	o.From, o.To = p.period()
-	if !o.Recount && !(o.From.IsZero() && o.To.IsZero()) {
+	if !o.Recount && (!o.From.IsZero() || !o.To.IsZero()) {
 		p.fault("from and to: are the hours to count again; they need recount=true")
 	}
 	if err := p.err(); err != nil {
