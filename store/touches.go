@@ -39,8 +39,11 @@ const (
 	fullScan = 24 * time.Hour
 	// voidWriteLimit bounds the time in which a void writes its rows; only after it, one without touches was interrupted.
 	voidWriteLimit = 15 * time.Minute
-	// closedRefresh is how often inserts look at which hour was closed last.
+	// closedRefresh is how often inserts look at which hour was closed last, and at the server's clock.
 	closedRefresh = time.Minute
+	// clockBelief is by how much the server's clock may be ahead to be believed. More is no clock that is wrong, but time that
+	// is simulated.
+	clockBelief = 24 * time.Hour
 )
 
 // Reasons of touches.
@@ -101,9 +104,11 @@ func (s *Store) touchNow() time.Time {
 func (s *Store) touchBefore(ctx context.Context) time.Time {
 	now := s.touchNow()
 	edge := now.Add(touchMargin).Truncate(time.Hour)
-	if err := s.refreshClosed(ctx, now); err != nil {
+	if err := s.refreshClosed(ctx); err != nil {
 		s.logger.Warn("last closed hour not known: touching the hour that lasts too", "err", err)
 		edge = edge.Add(2 * time.Hour)
+	} else if latest := time.Unix(0, s.touch.latest.Load()).UTC(); latest.After(now) {
+		edge = latest.Add(touchMargin).Truncate(time.Hour)
 	}
 	if closed := time.Unix(s.touch.closedUpTo.Load(), 0).UTC(); closed.After(edge) {
 		return closed
@@ -111,12 +116,18 @@ func (s *Store) touchBefore(ctx context.Context) time.Time {
 	return edge
 }
 
-// refreshClosed asks for the last closed hour once in a while.
-func (s *Store) refreshClosed(ctx context.Context, now time.Time) error {
+// refreshClosed asks for the last closed hour and the server's time once in a while, by a clock that may be set: by the time
+// that never goes back, nothing would be asked until a clock that was set back has caught up, and another daemon closes
+// hours meanwhile.
+func (s *Store) refreshClosed(ctx context.Context) error {
 	s.touch.refresh.Lock()
 	defer s.touch.refresh.Unlock()
-	if !s.touch.refreshed.IsZero() && now.Sub(s.touch.refreshed) < closedRefresh {
+	now := s.cfg.Now()
+	if since := now.Sub(s.touch.refreshed); !s.touch.refreshed.IsZero() && since >= 0 && since < closedRefresh {
 		return nil
+	}
+	if err := s.compareClocks(ctx, now); err != nil {
+		return err
 	}
 	b, ok, err := s.LastClosed(ctx)
 	if err != nil {
@@ -126,6 +137,19 @@ func (s *Store) refreshClosed(ctx context.Context, now time.Time) error {
 		s.noteClosed(b.Window.End)
 	}
 	s.touch.refreshed = now
+	return nil
+}
+
+// compareClocks takes the server's time for the time of touches if it is ahead. All daemons share the server, so one whose
+// own clock is behind still knows which hours the others may be counting, before they have closed them.
+func (s *Store) compareClocks(ctx context.Context, now time.Time) error {
+	var server uint32
+	if err := s.conn.QueryRow(ctx, "SELECT toUInt32(now())").Scan(&server); err != nil {
+		return fmt.Errorf("ask for the server's time: %w", err)
+	}
+	if at := time.Unix(int64(server), 0); at.After(now) && at.Sub(now) <= clockBelief {
+		raise(&s.touch.latest, at.UnixNano())
+	}
 	return nil
 }
 
