@@ -93,6 +93,7 @@ type ClockGuard struct {
 	looked    time.Duration // monotonic time of the last look
 	lead      time.Duration // how far the wall clock was ahead of the trusted time then
 	steps     int           // jumps so far
+	followed  time.Duration // what the trusted time followed the wall clock by since the marketplace's clock was last seen
 
 	seen     time.Time     // when the marketplace's clock was last seen, by the wall clock
 	offset   time.Duration // how far the wall clock was ahead of it
@@ -146,7 +147,8 @@ func (g *ClockGuard) wantsProbe() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_, mono := g.look()
-	if !g.refusing && g.trust != TrustStart || mono < g.nextAsk {
+	settled := g.trust != TrustStart && g.followed.Abs() <= g.o.Tolerance // many small steps make a large one
+	if !g.refusing && settled || mono < g.nextAsk {
 		return false
 	}
 	g.nextAsk = mono + clockProbeInterval
@@ -213,6 +215,7 @@ func (g *ClockGuard) look() (now time.Time, mono time.Duration) {
 	g.lead = now.Sub(g.at(mono))
 	g.looked = mono
 	if g.lead.Abs() <= g.o.Tolerance {
+		g.followed += g.lead
 		g.set(now, now, mono, g.trust) // it follows slow changes
 	}
 	g.judge(now, mono)
@@ -233,7 +236,7 @@ func (g *ClockGuard) consult(now time.Time, mono, jump time.Duration) {
 	if !g.fresh(now.Sub(at), mono-g.looked, jump) {
 		return
 	}
-	g.offset, g.answered = ahead, true
+	g.offset, g.answered, g.followed = ahead, true, 0
 	if g.accepted != 0 && (ahead-g.accepted).Abs() <= g.o.Tolerance {
 		return // a person knows of that difference
 	}

@@ -46,6 +46,7 @@ func (c *clocks) call() error {
 	if !c.reachable {
 		return errors.New("no route to host")
 	}
+	c.run(time.Nanosecond) // no two calls see the same time, although clocks here are set by whole minutes
 	c.offset, c.seenAt, c.seen = c.wrong, c.now(), true
 	return nil
 }
@@ -214,6 +215,26 @@ func TestClockGuard_OldAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestClockGuard_SmallSteps: steps that are followed each for itself add up, and the marketplace is asked.
+func TestClockGuard_SmallSteps(t *testing.T) {
+	t.Parallel()
+	c := newClocks(0)
+	c.reachable = true
+	g := newGuard(t, c.options())
+	c.run(time.Minute)
+	if err := g.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		c.step(time.Minute)
+		c.run(time.Minute)
+		_ = g.Check(t.Context())
+	}
+	if err := g.Check(t.Context()); !errors.Is(err, reporter.ErrClockAhead) {
+		t.Errorf("Check() = %v with a clock that is %v ahead", err, c.wrong)
 	}
 }
 
