@@ -245,13 +245,13 @@ func (b *preview) effect(stored int) meter.Effect {
 
 // loadPairs reads the stored events of pairs with their values.
 func (s *Store) loadPairs(ctx context.Context, b *preview, pairs []hourSubject) error {
-	lacks := "0"
+	lacks := []string{"0"}
 	for _, m := range b.meters {
-		lacks += " OR " + lacking(m)
+		lacks = append(lacks, lacking(m))
 	}
 	// The raw event is needed only where values are missing.
 	query := "SELECT subject, event_key, content, toInt64(bitNot(version)), time, stamped, type, meters, quantities, texts," +
-		" toUInt8(" + lacks + ") AS lack, if(lack = 1, source, ''), if(lack = 1, id, ''), if(lack = 1, data, ''), if(lack = 1, extensions, '')" +
+		" toUInt8(" + strings.Join(lacks, " OR ") + ") AS lack, if(lack = 1, source, ''), if(lack = 1, id, ''), if(lack = 1, data, ''), if(lack = 1, extensions, '')" +
 		" FROM usage_events FINAL WHERE " + pairsWhere(pairs).String()
 	return s.each(ctx, query, func(rows driver.Rows) error {
 		var e storedEvent

@@ -25,7 +25,7 @@ const (
 	spanRows = 1_000_000
 )
 
-// ErrCountsDiffer: two ways to count the events of an hour disagree.
+// ErrCountsDiffer says that two ways to count the events of an hour disagree.
 var ErrCountsDiffer = errors.New("two ways to count the events of one hour disagree")
 
 // AccountSums yields the sums of every account, ordered by subject, then meter, each derived from rows: see

@@ -227,7 +227,8 @@ func TestAbnormalUsageData(t *testing.T) {
 		"by number": {
 			`{"abnormal_usage_data":[{"metering_sn":"` + sn(1) + `","error_code":"010","error_msg":"SDR duplicated"}]}`,
 			map[reporter.MeteringSN]reporter.Refusal{
-				batch[1].SN: {Code: "010", Message: "SDR duplicated", Duplicate: true,
+				batch[1].SN: {
+					Code: "010", Message: "SDR duplicated", Duplicate: true,
 					Raw: `{"metering_sn":"` + sn(1) + `","error_code":"010","error_msg":"SDR duplicated"}`,
 				},
 			},

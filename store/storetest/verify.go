@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -129,7 +130,7 @@ func testSumsOfHour(t *testing.T, s *suite, meters []meter.Meter, w meter.Window
 	r := records[0]
 	var life []reporter.Transition
 	for i, state := range []reporter.State{reporter.StateSending, reporter.StateAccepted} {
-		life = append(life, reporter.Transition{SN: r.SN, Booked: first.Window, Seq: uint32(i + 2), State: state, At: base.Add(time.Duration(i) * time.Hour)}) //nolint:gosec // small
+		life = append(life, reporter.Transition{SN: r.SN, Booked: first.Window, Seq: uint32(i + 2), State: state, At: base.Add(time.Duration(i) * time.Hour)})
 	}
 	if err := s.store.AppendTransitions(t.Context(), life); err != nil {
 		t.Fatal(err)
@@ -163,7 +164,7 @@ func testCheckRows(t *testing.T, s *suite) {
 	meters := allMeters()[:2]
 	hours := []meter.Window{hourAt(0), hourAt(1), hourAt(2)}
 	for i, w := range hours {
-		s.insert(t, meters, event{id: fmt.Sprint(i), at: w.Start, data: `{"tokens":1000,"user":"u"}`})
+		s.insert(t, meters, event{id: strconv.Itoa(i), at: w.Start, data: `{"tokens":1000,"user":"u"}`})
 		s.bookHour(t, reporter.BookingClose, w, meters)
 	}
 	if found := s.checkRows(t, 100); len(found) != 0 {
