@@ -100,7 +100,9 @@ func (s *Store) completeLog(ctx context.Context) (last uint64, views []uint64, e
 
 // LastClosed returns the close (BookingClose) with the latest window; ok is false when no window was closed yet.
 func (s *Store) LastClosed(ctx context.Context) (b reporter.Booking, ok bool, err error) {
-	list, err := s.bookings(ctx, clauses{fmt.Sprintf("kind = %d", reporter.BookingClose)}, " ORDER BY window_start DESC, number DESC LIMIT 1")
+	// The number first, by narrow columns: the row is then read by its key, and not every close there ever was.
+	latest := fmt.Sprintf("number %sIN (SELECT argMax(number, window_start) FROM bookings WHERE kind = %d)", s.global, reporter.BookingClose)
+	list, err := s.bookings(ctx, clauses{latest}, " ORDER BY window_start DESC, number DESC LIMIT 1")
 	if err != nil || len(list) == 0 {
 		return reporter.Booking{}, false, wrap("read last close", err)
 	}
