@@ -136,8 +136,9 @@ type Reporting struct {
 	BreakerTimeout  Duration `max:"1h" min:"100ms" toml:"breaker_timeout"`
 	// LeaseTTL is how long another daemon on the same store waits before it takes over from one that is gone.
 	LeaseTTL Duration `max:"10m" min:"3s" toml:"lease_ttl"`
-	// Preflight is how long before the end of the hour the checks are made; 0 means never.
-	Preflight Duration `max:"59m" min:"0s" toml:"preflight"`
+	// Preflight is how long before the end of the hour the checks are made; 0 means never. They must not come while the hour before
+	// is reported.
+	Preflight Duration `max:"40m" min:"0s" toml:"preflight"`
 	// Currency of the meters' prices, for example "CNY"; only a label.
 	Currency string `pattern:"^([A-Z]{3})?$" toml:"currency"`
 	// ShadowBaseURL is where records of products in mode shadow go; "" means nowhere.
