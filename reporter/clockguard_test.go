@@ -101,8 +101,12 @@ func TestClockGuard(t *testing.T) {
 	}{
 		"a good day": {reachable: true, steps: []step{{run(h), false}, {run(23 * h), false}}},
 		"slewing for a week": {steps: []step{
-			{set(45 * time.Second), false}, {run(24 * h), false},
-			{set(45 * time.Second), false}, {run(24 * h), false}, {set(-50 * time.Second), false}, {run(24 * h), false},
+			{set(45 * time.Second), false},
+			{run(24 * h), false},
+			{set(45 * time.Second), false},
+			{run(24 * h), false},
+			{set(-50 * time.Second), false},
+			{run(24 * h), false},
 		}},
 		"two hours ahead at the start, marketplace answers": {wrong: 2 * h, reachable: true, steps: []step{
 			{run(0), true}, {run(3 * h), true}, {set(-2 * h), false}, {run(5 * h), false},

@@ -54,8 +54,11 @@ func TestScaled_LeapsAndSteps(t *testing.T) {
 			text         string
 			passed, step time.Duration
 		}{
-			{"", 0, 0}, {"0s 2h\n", 0, 2 * time.Hour}, {"3h -2h", 3 * time.Hour, -2 * time.Hour},
-			{"half a fi", 3 * time.Hour, -2 * time.Hour}, {"4h 0s", 4 * time.Hour, 0},
+			{"", 0, 0},
+			{"0s 2h\n", 0, 2 * time.Hour},
+			{"3h -2h", 3 * time.Hour, -2 * time.Hour},
+			{"half a fi", 3 * time.Hour, -2 * time.Hour},
+			{"4h 0s", 4 * time.Hour, 0},
 		} {
 			if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
 				t.Fatal(err)

@@ -184,11 +184,11 @@ func scalar(value json.RawMessage) string {
 	return ""
 }
 
-// refusals gives each abnormal entry to the record of the batch it names, by number or else by instance and window.
-// Entries that name none are counted.
-func (a answer) refusals(batch []reporter.UsageRecord) (refused map[reporter.MeteringSN]reporter.Refusal, strays int) {
+// refusals gives each abnormal entry to the record of the batch it names, by number or else by instance and window. In a batch of
+// one an entry that names nothing can only mean that one. Entries that name none of the batch are returned as they came.
+func (a answer) refusals(batch []reporter.UsageRecord) (refused map[reporter.MeteringSN]reporter.Refusal, strays []string) {
 	if len(a.abnormal) == 0 {
-		return nil, 0
+		return nil, nil
 	}
 	type window struct{ instance, begin, end string }
 	bySN := make(map[string]reporter.MeteringSN, len(batch))
@@ -200,11 +200,14 @@ func (a answer) refusals(batch []reporter.UsageRecord) (refused map[reporter.Met
 	refused = make(map[reporter.MeteringSN]reporter.Refusal, len(a.abnormal))
 	for _, e := range a.abnormal {
 		sn, ok := bySN[e.sn]
-		if e.sn == "" {
+		if !ok {
 			sn, ok = byWindow[window{e.instance, e.begin, e.end}]
 		}
+		if !ok && len(batch) == 1 && e.sn == "" && e.instance == "" {
+			sn, ok = batch[0].SN, true
+		}
 		if !ok {
-			strays++
+			strays = append(strays, clipRaw(e.raw))
 			continue
 		}
 		refused[sn] = reporter.Refusal{

@@ -276,6 +276,32 @@ func TestAbnormalUsageData(t *testing.T) {
 	}
 }
 
+// TestAbnormalUsageData_OneRecord: what is said of a single record is said of it, even without a name or with a mangled number.
+func TestAbnormalUsageData_OneRecord(t *testing.T) {
+	t.Parallel()
+	batch := demoBatch(1)
+	window := `"instance_id":"` + batch[0].InstanceID + `","begin_time":"` + batch[0].Window.Start.Format("20060102T150405Z") +
+		`","end_time":"` + batch[0].Window.End.Format("20060102T150405Z") + `"`
+	for name, tt := range map[string]struct {
+		entry string
+		mine  bool
+	}{
+		"names nothing":      {`{"error_code":"009"}`, true},
+		"only its window":    {`{` + window + `,"error_code":"009"}`, true},
+		"a mangled number":   {`{"metering_sn":"` + strings.ToUpper(string(batch[0].SN)) + `x",` + window + `,"error_code":"009"}`, true},
+		"another's number":   {`{"metering_sn":"other","error_code":"009"}`, false},
+		"another's instance": {`{"instance_id":"other","error_code":"009"}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			refused, strays, err := koogallery.Refusals([]byte(`{"error_code":"MKT.0000","abnormal_usage_data":[`+tt.entry+`]}`), batch)
+			if err != nil || (refused[batch[0].SN].Code == "009") != tt.mine || (strays == 1) == tt.mine {
+				t.Errorf("refused = %v, strays = %d, %v", refused, strays, err)
+			}
+		})
+	}
+}
+
 // TestPushRefused: what the marketplace says about single records arrives in the result, as it came.
 func TestPushRefused(t *testing.T) {
 	t.Parallel()
@@ -284,7 +310,7 @@ func TestPushRefused(t *testing.T) {
 	m := newMarketplace(t, answerWith(200, `{"error_code":"MKT.0000","error_msg":"success"`+list))
 	res := newClient(t, options(m.URL)).Push(t.Context(), batch)
 	wantClass(t, res, reporter.ClassAccepted)
-	wantMessage(t, res, "success (1 abnormal entries name no record of this batch)")
+	wantMessage(t, res, "success (1 abnormal entries name no record of this batch, the first: {\"metering_sn\":\"x\"})")
 	want := map[reporter.MeteringSN]reporter.Refusal{
 		batch[1].SN: {Code: "009", Raw: `{"metering_sn":"` + string(batch[1].SN) + `","error_code":"009"}`},
 	}

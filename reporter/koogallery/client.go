@@ -317,15 +317,17 @@ func (c *Client) takeRefusals(
 ) {
 	refused, strays := c.refusals(ans, batch)
 	res.Refused = refused
-	if strays > 0 {
-		c.log.WarnContext(ctx, "the answer lists abnormal records that were not in the batch",
-			"count", strays, "batch_size", len(batch))
-		res.Message = clean(fmt.Sprintf("%s (%d abnormal entries name no record of this batch)", res.Message, strays))
+	if len(strays) > 0 {
+		// Perhaps one of the batch was refused all the same: a person has to look it up in the marketplace's own books.
+		first := c.redact(strays[0])
+		c.log.ErrorContext(ctx, "the answer lists abnormal records that were not in the batch; look them up at the marketplace",
+			"count", len(strays), "batch_size", len(batch), "first", first)
+		res.Message = clean(fmt.Sprintf("%s (%d abnormal entries name no record of this batch, the first: %s)", res.Message, len(strays), first))
 	}
 }
 
 // refusals gives the entries of the answer to the records of the batch.
-func (c *Client) refusals(ans answer, batch []reporter.UsageRecord) (map[reporter.MeteringSN]reporter.Refusal, int) {
+func (c *Client) refusals(ans answer, batch []reporter.UsageRecord) (map[reporter.MeteringSN]reporter.Refusal, []string) {
 	refused, strays := ans.refusals(batch)
 	for sn, r := range refused {
 		r.Code, r.Message, r.Raw = c.redact(r.Code), c.redact(r.Message), c.redact(r.Raw)

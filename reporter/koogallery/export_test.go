@@ -45,7 +45,8 @@ func Refusals(body []byte, batch []reporter.UsageRecord) (map[reporter.MeteringS
 	if err != nil {
 		return nil, 0, err
 	}
-	refused, strays := a.refusals(batch)
+	refused, list := a.refusals(batch)
+	strays := len(list)
 	return refused, strays, nil
 }
 
