@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -301,7 +302,7 @@ func (s *Store) staleHours(ctx context.Context, before time.Time, limit int) ([]
 	s.touch.scan.Lock()
 	defer s.touch.scan.Unlock()
 	now := s.touchNow()
-	since := "1"
+	parts := []string{"at >= " + sqlTime(s.touch.mark.Add(-touchSlack))}
 	full := s.touch.mark.IsZero() || !now.Before(s.touch.nextFull)
 	next := now.Add(fullScan)
 	if full {
@@ -312,32 +313,39 @@ func (s *Store) staleHours(ctx context.Context, before time.Time, limit int) ([]
 		if young {
 			next = now.Add(voidWriteLimit)
 		}
-	} else {
-		since = "at >= " + sqlTime(s.touch.mark.Add(-touchSlack))
-	}
-	uncovered, err := s.uncovered(ctx, since)
-	if err != nil {
-		return nil, err
+		if parts, err = s.allTouches(ctx); err != nil {
+			return nil, err
+		}
 	}
 	mark := now
 	var hours []time.Time
-	err = s.each(ctx, "SELECT hour, min(at) FROM touches WHERE "+uncovered+" GROUP BY hour ORDER BY hour", func(rows driver.Rows) error {
-		var hour, oldest time.Time
-		if err := rows.Scan(&hour, &oldest); err != nil {
-			return err
+	for _, since := range parts {
+		uncovered, err := s.uncovered(ctx, since)
+		if err != nil {
+			return nil, err
 		}
-		if oldest.Before(mark) {
-			mark = oldest
+		err = s.each(ctx, "SELECT hour, min(at) FROM touches WHERE "+uncovered+" GROUP BY hour ORDER BY hour", func(rows driver.Rows) error {
+			var hour, oldest time.Time
+			if err := rows.Scan(&hour, &oldest); err != nil {
+				return err
+			}
+			if oldest.Before(mark) {
+				mark = oldest
+			}
+			if len(hours) < limit && !hour.Add(time.Hour).After(before) {
+				hours = append(hours, hour.UTC())
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		if len(hours) < limit && !hour.Add(time.Hour).After(before) {
-			hours = append(hours, hour.UTC())
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	list, err := s.readStale(ctx, uncovered, hours)
+	since := parts
+	if full {
+		since = nil
+	}
+	list, err := s.readStale(ctx, since, hours)
 	if err != nil {
 		return nil, err
 	}
@@ -346,6 +354,17 @@ func (s *Store) staleHours(ctx context.Context, before time.Time, limit int) ([]
 		s.touch.nextFull = next
 	}
 	return list, nil
+}
+
+// allTouches cuts all touches into ranges of hours, in order, so that the engine never compares more than some of them at once:
+// they are as many as there were ever inserts of late events.
+func (s *Store) allTouches(ctx context.Context) ([]string, error) {
+	spans, err := s.spans(ctx, touches.name, "hour", nil)
+	parts := make([]string, len(spans))
+	for i, span := range spans {
+		parts[i] = span.String()
+	}
+	return parts, err
 }
 
 // uncovered is the condition of touches that match another one and that no committed booking covers.
@@ -362,13 +381,19 @@ func (s *Store) uncovered(ctx context.Context, since string) (string, error) {
 	return since + " AND (hour, touch) " + s.global + "NOT IN (" + s.covered(first, hours) + ")", nil
 }
 
-// readStale reads the uncovered touches of hours, which are in order.
-func (s *Store) readStale(ctx context.Context, uncovered string, hours []time.Time) ([]reporter.StaleHour, error) {
+// readStale reads the uncovered touches of hours, which are in order, that match more conditions.
+func (s *Store) readStale(ctx context.Context, more []string, hours []time.Time) ([]reporter.StaleHour, error) {
 	if len(hours) == 0 {
 		return nil, nil
 	}
-	// All uncovered hours between the first and the last are among them.
-	within := "hour >= " + sqlTime(hours[0]) + " AND hour <= " + sqlTime(hours[len(hours)-1])
+	literals := make([]string, len(hours))
+	for i, hour := range hours {
+		literals[i] = sqlTime(hour)
+	}
+	uncovered, err := s.uncovered(ctx, append(clauses{"hour IN (" + strings.Join(literals, ", ") + ")"}, more...).String())
+	if err != nil {
+		return nil, err
+	}
 	var list []reporter.StaleHour
 	subjects, all, last := subjectSet{}, false, uint64(0)
 	finish := func() {
@@ -377,8 +402,8 @@ func (s *Store) readStale(ctx context.Context, uncovered string, hours []time.Ti
 		}
 		subjects, all, last = subjectSet{}, false, 0
 	}
-	query := "SELECT hour, touch, subjects, everybody FROM touches WHERE " + within + " AND " + uncovered + " ORDER BY hour, touch"
-	err := s.each(ctx, query, func(rows driver.Rows) error {
+	query := "SELECT hour, touch, subjects, everybody FROM touches WHERE " + uncovered + " ORDER BY hour, touch"
+	err = s.each(ctx, query, func(rows driver.Rows) error {
 		var hour time.Time
 		var id uint64
 		var names []string
