@@ -172,6 +172,9 @@ func (k *Desk) decide(ctx context.Context, d *draft, dn Decision, held []HeldUsa
 	if err != nil {
 		return err
 	}
+	// What was held of one account and hour goes together: a released instance has one record of its own for it.
+	approved := map[entryKey]int{}
+	var entries []entry
 	for _, h := range held {
 		out := Adjustment{
 			Hour: h.Hour, Subject: h.Subject, Meter: h.Meter, InstanceID: h.InstanceID, Quantity: meter.Quantity{}.Sub(h.Open),
@@ -181,9 +184,13 @@ func (k *Desk) decide(ctx context.Context, d *draft, dn Decision, held []HeldUsa
 		m, known := k.c.meters[h.Meter]
 		if dn.Approve && known && m.Billed {
 			e := entry{account: Account{h.Subject, h.Meter}, m: m, hour: h.Hour, diff: h.Open, way: wayDecided, of: h.ID}
-			if err := p.take(ctx, e); err != nil {
-				return err
+			key := entryKey{e.account, h.Hour.Start.Unix()}
+			if i, known := approved[key]; known {
+				entries[i].diff = entries[i].diff.Add(h.Open)
+				continue
 			}
+			approved[key] = len(entries)
+			entries = append(entries, e)
 			continue
 		}
 		if dn.Approve {
@@ -192,7 +199,18 @@ func (k *Desk) decide(ctx context.Context, d *draft, dn Decision, held []HeldUsa
 		out.Quantity, out.Into = h.Open, IntoWrittenOff
 		d.adjust(out, string(h.ID))
 	}
+	for _, e := range entries {
+		if err := p.take(ctx, e); err != nil {
+			return err
+		}
+	}
 	return p.finish(ctx)
+}
+
+// entryKey is the account and hour of an entry.
+type entryKey struct {
+	account Account
+	hour    int64
 }
 
 // ChangeLife notes a change in an instance's life, durably, and bills the instance at once when it is released or frozen;

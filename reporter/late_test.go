@@ -161,6 +161,28 @@ func TestLateUsage(t *testing.T) {
 				"recount 12:00: balance a -2.5",
 			},
 		},
+		"approved together after the release": {
+			terms: hold,
+			do: func(o *office) {
+				o.use("b", 10, "1")
+				o.closeAt(65)
+				o.use("a", 30, "2")
+				o.closeAt(66)
+				o.use("a", 31, "1")
+				o.closeAt(67)
+				o.life(130, reporter.LifeReleased, "a", 125)
+				o.decide(140, true)
+			},
+			want: []string{
+				"close 12:00: record b 12:00-13:00 1+0=1&0 pending",
+				"recount 12:00: adjust a 12:00 2 held",
+				"recount 12:00: adjust a 12:00 1 held",
+				"decision 14:00: record a 12:00-13:00 3+0=3&0 pending",
+				"decision 14:00: adjust a 12:00 -1 held",
+				"decision 14:00: adjust a 12:00 -2 held",
+				"decision 14:00: adjust a 12:00 3 record",
+			},
+		},
 		"a void after the approval is a credit": {
 			terms: hold,
 			do: func(o *office) {
