@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -19,21 +18,25 @@ import (
 type acts struct {
 	*load
 
-	random *rand.Rand
-	clock  *fastClock
-	stop   chan struct{}
-	done   sync.WaitGroup
+	clock *fastClock
+	stop  chan struct{}
+	done  sync.WaitGroup
+
+	mu     sync.Mutex
 	counts map[string]int // acts that were done
-	frozen string         // the instance that was frozen last
-	wanted atomic.Value   // group of kill points that an act shall pass next; ""
+
+	// Of the one who changes lives.
+	frozen   string // the instance that is frozen; "" if none
+	released int    // instances
 }
 
 // startActs starts acting on what a load sends.
 func startActs(l *load, random *rand.Rand, c *fastClock) *acts {
-	a := &acts{
-		load: l, random: rand.New(rand.NewPCG(random.Uint64(), 0)), clock: c, stop: make(chan struct{}), counts: map[string]int{},
+	a := &acts{load: l, clock: c, stop: make(chan struct{}), counts: map[string]int{}}
+	for _, next := range []func(*rand.Rand) (string, func() error){a.nextVoid, a.nextRefused, a.nextChange} {
+		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		a.done.Go(func() { a.run(own, next) })
 	}
-	a.done.Go(a.run)
 	l.t.Cleanup(a.finish)
 	return a
 }
@@ -48,36 +51,36 @@ func (a *acts) finish() {
 	a.done.Wait()
 }
 
-func (a *acts) run() {
-	released := 0
+// run acts until it is told to finish.
+func (a *acts) run(random *rand.Rand, next func(*rand.Rand) (name string, act func() error)) {
 	for a.abort.Err() == nil {
 		select {
 		case <-a.stop:
 			return
 		default:
 		}
-		wanted, _ := a.wanted.Swap("").(string)
-		switch n := a.random.IntN(20); {
-		case n < 8 && wanted == "" || wanted == "void":
-			a.insist("void", a.void())
-		case wanted == "life":
-			a.insist("freeze", a.freeze())
-		case n < 14 || wanted == "deadletters":
-			a.insist("refused event", a.refused)
-		case n < 17:
-			a.insist("decision", a.decide)
-		case n < 19:
-			a.insist("freeze", a.freeze())
-		case released < 2:
-			released++
-			a.insist("release", a.change(fmt.Sprintf("customer-%02d.requests", released), "released", a.clock.Now().Add(-time.Minute)))
-		}
-		a.rest(between(a.random, 0, 100*time.Millisecond))
+		name, act := next(random)
+		a.insist(name, act)
+		a.rest(between(random, 0, 300*time.Millisecond))
 	}
 }
 
-// prefer makes the next act one that passes a group of kill points.
-func (a *acts) prefer(group string) { a.wanted.Store(group) }
+func (a *acts) nextVoid(random *rand.Rand) (string, func() error) { return "void", a.void(random) }
+
+func (a *acts) nextRefused(random *rand.Rand) (string, func() error) {
+	return "refused event", a.refused(random.Uint64())
+}
+
+func (a *acts) nextChange(random *rand.Rand) (string, func() error) {
+	switch n := random.IntN(20); {
+	case n < 6:
+		return "decision", a.decide(random.IntN(2) == 0)
+	case n == 6 && a.released < 2:
+		a.released++
+		return "release", a.change(fmt.Sprintf("customer-%02d.requests", a.released), "released", a.clock.Now().Add(-time.Minute))
+	}
+	return "freeze", a.freeze(random)
+}
 
 // insist repeats an act until it is done. An act is done when it returns nil.
 func (a *acts) insist(name string, act func() error) {
@@ -87,7 +90,9 @@ func (a *acts) insist(name string, act func() error) {
 	for a.abort.Err() == nil {
 		err := act()
 		if err == nil {
+			a.mu.Lock()
 			a.counts[name]++
+			a.mu.Unlock()
 			return
 		}
 		if !errors.Is(err, errTryAgain) {
@@ -138,8 +143,8 @@ func (a *acts) call(method, path, contentType string, body, answer any) (status 
 }
 
 // void voids one acknowledged event; nil if there is none.
-func (a *acts) void() func() error {
-	victim, ok := a.pick(a.random)
+func (a *acts) void(random *rand.Rand) func() error {
+	victim, ok := a.pick(random)
 	if !ok {
 		return nil
 	}
@@ -180,17 +185,23 @@ func (a *acts) void() func() error {
 }
 
 // refused sends an event that can't be taken: it goes to the dead letters.
-func (a *acts) refused() error {
-	body := fmt.Sprintf(`{"specversion":"1.0","id":"bad-%d","source":"acts","type":"request","subject":"x","data":{}}`, a.random.Uint64())
-	status, text, err := a.call(http.MethodPost, "/api/v1/events", "application/cloudevents+json", body, nil)
-	if err == nil && status != http.StatusBadRequest {
-		err = fmt.Errorf("an event without a value was answered with %d: %s", status, text)
+func (a *acts) refused(id uint64) func() error {
+	return func() error {
+		body := fmt.Sprintf(`{"specversion":"1.0","id":"bad-%d","source":"acts","type":"request","subject":"x","data":{}}`, id)
+		status, text, err := a.call(http.MethodPost, "/api/v1/events", "application/cloudevents+json", body, nil)
+		if err == nil && status != http.StatusBadRequest {
+			err = fmt.Errorf("an event without a value was answered with %d: %s", status, text)
+		}
+		return err
 	}
-	return err
 }
 
 // decide approves or writes off what is held.
-func (a *acts) decide() error {
+func (a *acts) decide(approve bool) func() error {
+	return func() error { return a.decideOnce(approve) }
+}
+
+func (a *acts) decideOnce(approve bool) error {
 	var page struct {
 		Held []struct{ ID string }
 	}
@@ -201,9 +212,9 @@ func (a *acts) decide() error {
 	if status != http.StatusOK {
 		return fmt.Errorf("%d: %s", status, text)
 	}
-	decision := "approve"
-	if a.random.IntN(2) == 0 {
-		decision = "write_off"
+	decision := "write_off"
+	if approve {
+		decision = "approve"
 	}
 	status, text, err = a.call(http.MethodPost, "/api/v1/held-usage:decide", "application/json",
 		map[string]any{"ids": []string{page.Held[0].ID}, "decision": decision, "reason": "a test"}, nil)
@@ -217,15 +228,14 @@ func (a *acts) decide() error {
 }
 
 // freeze freezes an instance, or unfreezes it if it is.
-func (a *acts) freeze() func() error {
-	instance := fmt.Sprintf("customer-%02d.tokens", 3+a.random.IntN(2))
-	kind := "frozen"
-	if a.counts["freeze"]%2 == 1 {
-		kind = "unfrozen"
-		instance = a.frozen
+func (a *acts) freeze(random *rand.Rand) func() error {
+	if a.frozen != "" {
+		instance := a.frozen
+		a.frozen = ""
+		return a.change(instance, "unfrozen", a.clock.Now())
 	}
-	a.frozen = instance
-	return a.change(instance, kind, a.clock.Now())
+	a.frozen = fmt.Sprintf("customer-%02d.tokens", 3+random.IntN(2))
+	return a.change(a.frozen, "frozen", a.clock.Now())
 }
 
 // change changes an instance's life.

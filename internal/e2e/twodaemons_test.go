@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,11 +17,18 @@ func TestTwoDaemons(t *testing.T) {
 		"with the lease":  nil,
 		"without a lease": {"METERD_LEASE=off"},
 	} {
-		t.Run(name, func(t *testing.T) { twoDaemons(t, env...) })
+		t.Run(name, func(t *testing.T) {
+			one, two := twoDaemons(t, env...)
+			t.Logf("%d and %d bookings", one, two)
+			if env != nil && (one == 0 || two == 0) {
+				t.Error("only one of them made bookings")
+			}
+		})
 	}
 }
 
-func twoDaemons(t *testing.T, env ...string) {
+// twoDaemons returns how many bookings each of the two made.
+func twoDaemons(t *testing.T, env ...string) (byOne, byTwo int) {
 	t.Helper()
 	random := seeded(t)
 	server := storetest.StartServer(t)
@@ -44,11 +52,12 @@ func twoDaemons(t *testing.T, env ...string) {
 	l := startLoadOf(t, random, url, loadOptions{most: 20, pace: 150 * time.Millisecond, gap: 400 * time.Millisecond, maker: maker{when: lateTimes(c)}})
 	for i := range 4 {
 		c.pass(t, 2*time.Hour)
-		d := one
+		d, count := one, &byOne
 		if i%2 == 1 {
-			d = two
+			d, count = two, &byTwo
 		}
 		d.kill(t)
+		*count += d.booked()
 		l.awaitProgress(50)
 		d.start(t)
 	}
@@ -62,4 +71,8 @@ func twoDaemons(t *testing.T, env ...string) {
 		d.checkConserved(t, m, &l.ledger)
 		d.checkClosedOnce(t)
 	}
+	return byOne + one.booked(), byTwo + two.booked()
 }
+
+// booked is how many bookings the running process made.
+func (d *daemon) booked() int { return strings.Count(d.stderr.String(), "msg=booked ") }
