@@ -148,14 +148,14 @@ func (p *posting) count(ctx context.Context, n count) error {
 			}
 			old, known := before[a]
 			delete(before, a)
-			return p.counted(ctx, n, u, old, known)
+			return p.counted(ctx, n, asked[u.Meter], u, old, known)
 		})
 		if err != nil {
 			return fmt.Errorf("count %s: %w", n.scope.Hour, err)
 		}
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(before), compareAccounts) { // all its events are void
-		if err := p.counted(ctx, n, WindowUsage{Subject: a.Subject, Meter: a.Meter}, before[a], true); err != nil {
+		if err := p.counted(ctx, n, asked[a.Meter], WindowUsage{Subject: a.Subject, Meter: a.Meter}, before[a], true); err != nil {
 			return err
 		}
 	}
@@ -163,8 +163,8 @@ func (p *posting) count(ctx context.Context, n count) error {
 }
 
 // counted takes the usage of one account as counted now.
-func (p *posting) counted(ctx context.Context, n count, u WindowUsage, before HourlyUsage, known bool) error {
-	a, m := Account{u.Subject, u.Meter}, p.c.meters[u.Meter]
+func (p *posting) counted(ctx context.Context, n count, m meter.Meter, u WindowUsage, before HourlyUsage, known bool) error {
+	a := Account{u.Subject, u.Meter}
 	diff, changed := difference(u, before, known)
 	if changed {
 		p.usage(HourlyUsage{Window: n.scope.Hour, Subject: u.Subject, Meter: u.Meter, Quantity: u.Quantity, Events: u.Events})

@@ -30,7 +30,7 @@ func TestMetersDeclaredOrChangedLater(t *testing.T) {
 		"the same":        {before: []meter.Meter{tokens("1"), calls}, after: []meter.Meter{tokens("1"), calls}, want: map[string]string{"tokens": "7", "calls": "7"}},
 		"declared later":  {before: []meter.Meter{tokens("1")}, after: []meter.Meter{tokens("1"), calls}, want: map[string]string{"tokens": "7"}},
 		"changed later":   {before: []meter.Meter{tokens("1"), calls}, after: []meter.Meter{changed, calls}, want: map[string]string{"tokens": "5", "calls": "7"}, note: "tokens"},
-		"billed later on": {before: []meter.Meter{watched, calls}, after: []meter.Meter{tokens("1"), calls}, want: map[string]string{"tokens": "2", "calls": "7"}, note: "without being billed"},
+		"billed later on": {before: []meter.Meter{watched, calls}, after: []meter.Meter{tokens("1"), calls}, want: map[string]string{"calls": "7"}, note: "without being billed"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -75,5 +75,24 @@ func TestMetersDeclaredOrChangedLater(t *testing.T) {
 				t.Errorf("notes %q say nothing of %q", report.Notes, tc.note)
 			}
 		})
+	}
+}
+
+// Usage that was free when its hour was closed is no credit when it is void, although its meter is billed now.
+func TestVoidOfFreeUsage(t *testing.T) {
+	t.Parallel()
+	free := tokens("1")
+	free.Billed = false
+	o := newOffice(t, []meter.Meter{free}, nil)
+	o.use("a", 10, "5")
+	o.closeAt(65)
+	o.closer.Meters, o.closer.Mapper = []meter.Meter{tokens("1")}, mapper(t, []meter.Meter{tokens("1")})
+	o.restart()
+	o.void("a 10 5")
+	o.use("a", 70, "3")
+	o.closeAt(125)
+	o.wantStory("close 13:00: record a 13:00-14:00 3+0=3&0 pending")
+	if usage, err := o.books.BookedUsage(t.Context(), noon, nil); err != nil || len(usage) != 1 || !usage[0].Quantity.IsZero() {
+		t.Errorf("BookedUsage = %+v, %v, want nothing left of the void usage", usage, err)
 	}
 }

@@ -71,7 +71,7 @@ func (c *Closer) recount(ctx context.Context, h StaleHour) (*draft, error) {
 }
 
 // metersOf returns the meters with which a closed hour may be counted again: those that its close counted, unless they were
-// changed since. An hour before the first close was never counted, so all of them may.
+// changed since, and billed only if they were then. An hour before the first close was never counted, so all of them may.
 func (c *Closer) metersOf(ctx context.Context, hour meter.Window) ([]meter.Meter, error) {
 	bookings, err := c.o.Books.Bookings(ctx, hour.Start, hour.End)
 	if err != nil {
@@ -84,6 +84,8 @@ func (c *Closer) metersOf(ctx context.Context, hour meter.Window) ([]meter.Meter
 		var meters []meter.Meter
 		for _, m := range c.o.Meters {
 			if b.Counted(m) {
+				// What was free when the hour was closed stays free: neither is late usage billed, nor is a void a credit.
+				m.Billed = m.Billed && b.billed(m.Slug)
 				meters = append(meters, m)
 			} else if m.Billed {
 				c.log.Warn("late usage of an hour that was closed before this meter was declared or changed is not billed",
