@@ -277,7 +277,10 @@ func (d *daemon) doors() httpapi.Doors {
 		doors.Clock = clockDoor{d.guard, d.service}
 	}
 	if d.lease != nil {
-		doors.Standby = func() bool { return d.service.Status().Standby() }
+		doors.Standby = func() bool {
+			s := d.service.Status()
+			return s.Standby() && !s.Lease.At.IsZero() && s.Lease.Err == "" // else nobody knows
+		}
 	}
 	doors.Desk = desk
 	if d.delivery != nil {
