@@ -332,3 +332,19 @@ func TestInterruptedResendIsFinished(t *testing.T) {
 		}
 	}
 }
+
+// A record without an answer may be on its way again in the same moment: nobody may call it failed before delivery has settled it.
+func TestFailWaitsForTheAnswer(t *testing.T) {
+	t.Parallel()
+	for _, states := range [][]reporter.State{{reporter.StateSending}, {reporter.StateSending, reporter.StateUnknown}} {
+		o := newOffice(t, []meter.Meter{tokens("1")}, nil)
+		o.use("a", 10, "2")
+		o.closeAt(65)
+		r := o.record("a")
+		o.to(r, states...)
+		err := o.desk.Fail(t.Context(), []reporter.Failure{{SN: r.SN, Code: "001"}}, "ann")
+		if !errors.Is(err, reporter.ErrNotAllowed) {
+			t.Errorf("Fail of a record in %v = %v, want %v", states, err, reporter.ErrNotAllowed)
+		}
+	}
+}

@@ -170,7 +170,12 @@ func (k *Desk) Fail(ctx context.Context, failures []Failure, actor string) error
 		if r.Last.State == StateFailed || r.Last.State == StateReplaced {
 			continue
 		}
-		if r.Last.State != StateAccepted && r.Last.State != StateUnknown {
+		if r.Last.State == StateUnknown || r.Last.State == StateSending {
+			// It may be on its way again in this moment.
+			errs = append(errs, fmt.Errorf("record %s: it is %s; wait until delivery knows the marketplace's answer: %w", r.SN, r.Last.State, ErrNotAllowed))
+			continue
+		}
+		if r.Last.State != StateAccepted {
 			errs = append(errs, fmt.Errorf("record %s: it is %s; only what was sent can fail: %w", r.SN, r.Last.State, ErrNotAllowed))
 			continue
 		}
