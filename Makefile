@@ -51,6 +51,10 @@ test-race: build test-deps ## run every test with the race detector
 soak: ## run random simulations of the books for SOAK minutes (10)
 	$(GO) test ./internal/simulation -run '^TestSoak$$' -v -timeout 0 -simulation.soak $(SOAK)m
 
+.PHONY: kills
+kills: build test-deps ## end the daemon KILLS (100) times at every named point, on both engines
+	METERD_BINARY=$(CURDIR)/bin/meterd METERD_KILLS=$(or $(KILLS),100) $(GO) test ./internal/e2e -run TestKilledAtNamedPoints -v -count=1 -timeout 60m
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (60s) each
 	@for pkg in $$($(GO) list ./...); do \

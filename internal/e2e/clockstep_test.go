@@ -27,6 +27,7 @@ func (d *daemon) lastClosed(t *testing.T) time.Time {
 // TestClockStepped sets the daemon's clock two hours ahead and back, and two hours back and ahead, while events stream in.
 // While it is ahead no hour is closed; while it is behind hours are closed late; and nothing is lost or counted twice.
 func TestClockStepped(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	c := newFastClock(t)
 	m := startFastSandbox(t, c)
@@ -94,6 +95,7 @@ func (d *daemon) checkClosedOnce(t *testing.T) {
 // TestClockAheadAtStart starts a daemon whose clock is two hours ahead: the marketplace's clock tells, and no hour is closed
 // before it ends.
 func TestClockAheadAtStart(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	c := newFastClock(t)
 	m := startFastSandbox(t, c)

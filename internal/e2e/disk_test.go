@@ -28,6 +28,7 @@ func (d *daemon) awaitRetries(t *testing.T, more float64) {
 // TestEngineDiskFull fills the disk of the embedded engine to the last byte. Events are taken all the while; when there is
 // room again they are stored, and their hours billed.
 func TestEngineDiskFull(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	m := startSandbox(t)
 	d := newDaemon(t, m.url, closeAtOnce, "METERD_CLOSING_FLUSH_TIMEOUT=1s")
@@ -56,6 +57,7 @@ func TestEngineDiskFull(t *testing.T) {
 // TestServerReadOnly makes the server refuse every write: events are taken and wait, hours stay open, and what is stored can be
 // asked for. Afterwards everything goes on by itself.
 func TestServerReadOnly(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	server := storetest.StartServer(t)
 	m := startSandbox(t)
@@ -90,6 +92,7 @@ func TestServerReadOnly(t *testing.T) {
 
 // TestDataDirectoryNotWritable starts a daemon that may not write where its data is: it says so and ends.
 func TestDataDirectoryNotWritable(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"spool", "engine"} {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemon(t, "")
@@ -119,6 +122,7 @@ func TestDataDirectoryNotWritable(t *testing.T) {
 // TestServerUnreachableAtStart starts a daemon without its server: events are taken and nothing else happens, until the server
 // is there. Then everything is stored, and hours are closed and billed.
 func TestServerUnreachableAtStart(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	server := storetest.StartServer(t)
 	server.Stop(t)

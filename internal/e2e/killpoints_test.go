@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,21 +17,39 @@ import (
 	"github.com/meterd/meterd/store/storetest"
 )
 
-// How many times the kill loop ends the daemon, and how much time passes with each of its lives, about.
+// How many times the kill loop ends the daemon, unless METERD_KILLS says another number, from which number on every point must
+// have been reached, and how much time passes with each of its lives, about.
 const (
-	killsWanted = 100
-	killsShort  = 20
-	lifeLength  = 15 * time.Minute
+	killsUsual = 20
+	killsFull  = 100
+	lifeLength = 15 * time.Minute
 )
+
+// killsWanted is how many times the kill loop ends the daemon.
+func killsWanted(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("METERD_KILLS")
+	if text == "" {
+		return killsUsual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("METERD_KILLS must be a positive number (got %q)", text)
+	}
+	return n
+}
 
 // TestKilledAtNamedPoints kills the daemon, or its engine, over and over at the named points, while events stream in and the
 // marketplace fails at random, and hours end and are closed all the time. In the end the books are in order, and nothing
 // that was acknowledged is missing or counted twice, by an independent sum.
 func TestKilledAtNamedPoints(t *testing.T) {
+	t.Parallel()
 	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
 		newKillLoop(t, seeded(t), func(string) bool { return true }).run(t)
 	})
 	t.Run("server", func(t *testing.T) {
+		t.Parallel()
 		random := seeded(t)
 		server := storetest.StartServer(t)
 		noEngine := func(name string) bool { return !strings.HasPrefix(name, "engine.") }
@@ -81,10 +101,7 @@ func newKillLoop(t *testing.T, random *rand.Rand, exists func(point string) bool
 // run kills, then lets everything come to its end and compares.
 func (k *killLoop) run(t *testing.T) {
 	t.Helper()
-	want := killsWanted
-	if testing.Short() {
-		want = killsShort
-	}
+	want := killsWanted(t)
 	k.l = startLoadOf(t, k.random, k.d.url, loadOptions{most: 20, pace: 150 * time.Millisecond, gap: 400 * time.Millisecond, maker: maker{
 		when: lateTimes(k.clock),
 		pad: func() int {
@@ -97,7 +114,7 @@ func (k *killLoop) run(t *testing.T) {
 	k.people = startActs(k.l, k.random, k.clock)
 	begun := time.Now()
 	// Some more for points that were not reached by then.
-	for n, lives := 0, 1; n < want || want == killsWanted && len(k.untried()) > 0 && lives < 2*want; lives++ {
+	for n, lives := 0, 1; n < want || want >= killsFull && len(k.untried()) > 0 && lives < 2*want; lives++ {
 		n += k.life(t)
 		if lives%10 == 0 {
 			t.Logf("%d kills in %d lives after %s; not reached yet: %v", n, lives, time.Since(begun).Round(time.Second), k.untried())
@@ -240,7 +257,7 @@ func (k *killLoop) report(t *testing.T) {
 	for _, name := range k.names {
 		fmt.Fprintf(&text, " %s=%d", name, k.kills[name])
 		total += k.kills[name]
-		if k.kills[name] == 0 && !testing.Short() {
+		if k.kills[name] == 0 && killsWanted(t) >= killsFull {
 			t.Errorf("the daemon never got killed at %s in %d lives that should have ended there", name, k.notHit[name])
 		}
 	}

@@ -30,6 +30,7 @@ type breakerStory struct {
 // TestOutage has the marketplace down for three hours, across the ends of hours. Every hour is closed in time all the same,
 // and when the marketplace is back everything is delivered, oldest first, each record once.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	const outage = 3 * time.Hour
 	c := newFastClock(t)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -44,6 +45,11 @@ func runTests(m *testing.M) (int, error) {
 	defer os.RemoveAll(dir)
 	buildDir = dir
 	if program, err = built("METERD_BINARY", "meterd"); err != nil {
+		return 1, err
+	}
+	// Most of these tests wait for other processes nearly all the time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil

@@ -13,6 +13,7 @@ import (
 // and deliver the same at the same time. Both take events and are killed in turns. Nothing is booked, or told the marketplace,
 // in two versions.
 func TestTwoDaemons(t *testing.T) {
+	t.Parallel()
 	for name, env := range map[string][]string{
 		"with the lease":  nil,
 		"without a lease": {"METERD_LEASE=off"},
