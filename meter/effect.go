@@ -29,12 +29,12 @@ type EffectLine struct {
 type Effect struct {
 	// Events is how many events it concerns; Already how many of them make no difference: stored before (backfill) or void
 	// already.
-	Events  uint64       `json:"events"`
-	Already uint64       `json:"already"`
+	Events  uint64 `json:"events"`
+	Already uint64 `json:"already"`
 	// Conflicts is how many of a backfill's events would be stored and not count, because another event has their identity
 	// (see NotCountedConflict, NotCountedRetry) or because their identity is void.
-	Conflicts uint64 `json:"conflicts"`
-	Lines   []EffectLine `json:"lines"` // by hour, subject, meter; only those that change
+	Conflicts uint64       `json:"conflicts"`
+	Lines     []EffectLine `json:"lines"` // by hour, subject, meter; only those that change
 	// Token names the request together with this effect. Committing needs it, so that nobody commits what was not previewed.
 	Token string `json:"token"`
 }

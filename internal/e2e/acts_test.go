@@ -243,7 +243,7 @@ func (a *acts) change(instance, kind string, at time.Time) func() error {
 	return func() error {
 		status, text, err := a.call(http.MethodPost, "/api/v1/instances/"+instance+"/life", "application/json",
 			map[string]any{"kind": kind, "at": at.Truncate(time.Second), "reason": "a test"}, nil)
-		if err == nil && status != http.StatusOK && !(status == http.StatusConflict && strings.Contains(text, "already")) {
+		if err == nil && status != http.StatusOK && (status != http.StatusConflict || !strings.Contains(text, "already")) {
 			err = fmt.Errorf("%s %s at %s: %d: %s", instance, kind, at, status, text)
 		}
 		return err
