@@ -49,7 +49,7 @@ func runTests(m *testing.M) (int, error) {
 	}
 	// Most of these tests wait for other processes nearly all the time.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	if err := flag.Set("test.parallel", "4"); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
